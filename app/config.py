@@ -1,0 +1,187 @@
+"""Which knobs does the operator have? Every setting, read once from the environment.
+
+Names carry the prefix ``QFLEET_``; nested limits join with two underscores, as in
+``QFLEET_PROGRAM__QUBITS``. Units end names; a name without one is a count. The deployment names
+``REDIS_HOST``, ``REDIS_PORT``, ``REDIS_DB``, ``REDIS_PASSWORD``, ``BROKER_URL``, ``LOG_LEVEL`` and
+``ENVIRONMENT`` are understood without the prefix too.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class ProgramLimits(BaseModel):
+    """What one program may ask for. Checked in the sandbox, on the source and on its syntax tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source_bytes: int = Field(default=MIB, gt=0, description="OpenQASM source")
+    tokens: int = Field(default=400_000, gt=0, description="tokens of the source")
+    statements: int = Field(default=60_000, gt=0, description="statements of the source")
+    bracket_depth: int = Field(default=48, gt=0, description="nesting of brackets and braces")
+    statement_operators: int = Field(default=200, gt=0, description="operators in one statement")
+    identifier_chars: int = Field(default=128, gt=0, description="length of an identifier")
+    number_chars: int = Field(default=32, gt=0, description="length of a numeric literal")
+    qubits: int = Field(default=256, gt=0, description="declared qubits")
+    clbits: int = Field(default=4096, gt=0, description="declared classical bits")
+    gate_definitions: int = Field(default=2000, gt=0, description="user-defined gates")
+    gate_depth: int = Field(default=24, gt=0, description="nesting of gate definitions and blocks")
+    gate_operations: int = Field(default=4096, gt=0, description="operations in one expanded gate")
+    user_operations: int = Field(
+        default=20_000, gt=0, description="operations that calls of user gates expand to"
+    )
+    operations: int = Field(default=200_000, gt=0, description="operations of the whole program")
+    loop_iterations: int = Field(default=10_000, gt=0, description="iterations of one for loop")
+    controls: int = Field(default=12, gt=0, description="controls added by one ctrl modifier")
+    power: int = Field(default=1024, gt=0, description="absolute value of an integer pow modifier")
+    power_qubits: int = Field(default=6, gt=0, description="qubits under a fractional pow modifier")
+    shots: int = Field(default=1_000_000, gt=0, description="shots of one program")
+
+
+class SandboxLimits(BaseModel):
+    """What one sandbox child may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory_bytes: int = Field(
+        default=0, ge=0, description="memory of one child; 0: 80 % of the machine's, split by slots"
+    )
+    time_limit_s: float = Field(default=300.0, gt=0, description="run time of a job without its own")
+    jobs_per_child: int = Field(default=1000, gt=0, description="jobs before a child is replaced")
+    growth_bytes: int = Field(
+        default=512 * MIB, gt=0, description="growth of a child's memory before it is replaced"
+    )
+    output_bytes: int = Field(default=64 * KIB, gt=0, description="kept stdout and stderr of a job")
+    open_files: int = Field(default=64, gt=0, description="open files of a child")
+
+
+class HttpLimits(BaseModel):
+    """What one HTTP request may look like."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = Field(default=16 * MIB, gt=0, description="request body")
+    body_timeout_s: float = Field(default=20.0, gt=0, description="time to send the body")
+    headers: int = Field(default=100, gt=0, description="number of headers")
+    header_bytes: int = Field(default=32 * KIB, gt=0, description="all headers together")
+    target_bytes: int = Field(default=4 * KIB, gt=0, description="path and query string")
+    wait_s: float = Field(default=60.0, gt=0, description="longest ?wait=")
+    waiters: int = Field(default=1000, gt=0, description="requests that may wait at the same time")
+
+
+def default_slots() -> int:
+    """One slot per core this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Settings(BaseSettings):
+    """All settings of all processes. Built by entry points only."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QFLEET_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+    )
+
+    host: str = Field(default="127.0.0.1", description="address the gateway listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port of the gateway")
+    data: Path = Field(default=Path("var"), description="folder of the local stack")
+    executors: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("aer",), description="executors a worker serves, separated by commas"
+    )
+    slots: int = Field(
+        default_factory=default_slots, gt=0, description="jobs a worker runs at once (default: cores)"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO",
+        validation_alias=AliasChoices("QFLEET_LOG_LEVEL", "LOG_LEVEL", "log_level"),
+        description="least severe log event that is written",
+    )
+    environment: str = Field(
+        default="production",
+        validation_alias=AliasChoices("QFLEET_ENVIRONMENT", "ENVIRONMENT", "environment"),
+        description="name of the deployment, a field of every log line",
+    )
+
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("QFLEET_REDIS_URL", "REDIS_URL", "BROKER_URL", "redis_url"),
+        description="Redis or Valkey; without it the local stack starts its own",
+    )
+    redis_host: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("QFLEET_REDIS_HOST", "REDIS_HOST", "redis_host"),
+        description="host of Redis, when redis_url is not given",
+    )
+    redis_port: int = Field(
+        default=6379,
+        validation_alias=AliasChoices("QFLEET_REDIS_PORT", "REDIS_PORT", "redis_port"),
+        description="port of Redis, when redis_url is not given",
+    )
+    redis_db: int = Field(
+        default=0,
+        validation_alias=AliasChoices("QFLEET_REDIS_DB", "REDIS_DB", "redis_db"),
+        description="database of Redis, when redis_url is not given",
+    )
+    redis_password: str | None = Field(
+        default=None,
+        repr=False,
+        validation_alias=AliasChoices("QFLEET_REDIS_PASSWORD", "REDIS_PASSWORD", "redis_password"),
+        description="password of Redis, when redis_url is not given",
+    )
+
+    default_shots: int = Field(default=1024, gt=0, description="shots of a task that names none")
+    lease_s: float = Field(default=15.0, gt=0, description="silence before a worker's jobs go back")
+    beat_s: float = Field(default=1.0, gt=0, description="time between two heartbeats of a worker")
+    slice_s: float = Field(default=0.05, gt=0, description="how long one wake-up serves jobs")
+    wakeup_cap: int = Field(
+        default=64, gt=0, description="wake-ups in one queue; at least the slots of the fleet"
+    )
+    max_attempts: int = Field(default=5, gt=0, description="claims of one job before it fails")
+    max_crashes: int = Field(default=3, gt=0, description="sandbox crashes of one job before it fails")
+    retention_s: float = Field(
+        default=7 * 86400.0, gt=0, description="how long a final job and its result are kept"
+    )
+    idempotency_s: float = Field(
+        default=86400.0, gt=0, description="how long an Idempotency-Key is remembered"
+    )
+    max_queued: int = Field(default=100_000, gt=0, description="queued jobs of the whole fleet")
+    max_queued_per_owner: int = Field(default=50_000, gt=0, description="queued jobs of one owner")
+    max_result_bytes: int = Field(default=32 * MIB, gt=0, description="encoded result of one job")
+    drain_s: float = Field(
+        default=30.0, gt=0, description="how long a stopping worker waits for its running jobs"
+    )
+
+    program: ProgramLimits = Field(default=ProgramLimits(), description="limits of one program")
+    sandbox: SandboxLimits = Field(default=SandboxLimits(), description="limits of one child")
+    http: HttpLimits = Field(default=HttpLimits(), description="limits of one HTTP request")
+
+    @field_validator("executors", mode="before")
+    @classmethod
+    def _split_executors(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def redis(self) -> str | None:
+        """URL of the configured Redis, or None when none is configured."""
+        if self.redis_url:
+            return self.redis_url
+        if not self.redis_host:
+            return None
+        secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
+        return f"redis://{secret}{self.redis_host}:{self.redis_port}/{self.redis_db}"

@@ -1,0 +1,1 @@
+"""What was asked: jobs and where they are stored."""

@@ -1,0 +1,58 @@
+"""What does the store know of the whole fleet, for health and metrics? Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """A distribution that the store's scripts count."""
+
+    #: observations per bucket of ``BUCKETS_S``, not cumulative; one more at the end for the rest.
+    buckets: tuple[int, ...]
+    #: sum of all observations, seconds.
+    sum_s: float
+
+
+#: Upper bounds of the buckets of both histograms, seconds.
+BUCKETS_S: tuple[float, ...] = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisFigures:
+    """What Redis says of itself."""
+
+    connected_clients: int
+    used_memory_bytes: int
+    used_memory_human: str
+    #: 0: no limit.
+    max_memory_bytes: int
+    total_commands_processed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueFigures:
+    """One executor's queue."""
+
+    queued: int
+    running: int
+    #: wake-ups that lie in the Celery queue.
+    wakeups: int
+    #: age of the longest waiting job, seconds; 0 when none waits.
+    oldest_queued_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The fleet at one moment."""
+
+    #: counter name and label values → count; names and label names: ``app/telemetry/metrics.py``.
+    counters: dict[tuple[str, tuple[str, ...]], int]
+    #: histogram name and label values → distribution.
+    histograms: dict[tuple[str, tuple[str, ...]], Histogram]
+    #: executor → its queue.
+    queues: dict[str, QueueFigures]
+    redis: RedisFigures

@@ -1,0 +1,1 @@
+"""What is run: programs, params and results as values. No I/O."""
