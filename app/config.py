@@ -158,11 +158,15 @@ class Settings(BaseSettings):
     idempotency_s: float = Field(
         default=86400.0, gt=0, description="how long an Idempotency-Key is remembered"
     )
-    max_queued: int = Field(default=100_000, gt=0, description="queued jobs of the whole fleet")
-    max_queued_per_owner: int = Field(default=50_000, gt=0, description="queued jobs of one owner")
+    max_queued: int = Field(default=100_000, gt=0, description="queued jobs of one executor")
+    max_queued_per_owner: int = Field(default=50_000, gt=0, description="queued jobs of one owner on one executor")
     max_result_bytes: int = Field(default=32 * MIB, gt=0, description="encoded result of one job")
     drain_s: float = Field(
         default=30.0, gt=0, description="how long a stopping worker waits for its running jobs"
+    )
+
+    heartbeat_file: Path | None = Field(
+        default=None, description="file a worker touches with every heartbeat, for liveness probes"
     )
 
     program: ProgramLimits = Field(default=ProgramLimits(), description="limits of one program")

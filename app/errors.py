@@ -175,7 +175,14 @@ class InvalidProgram(JobFailure):
             column: 1-based column.
             source_line: that line of the source, cut to a readable length.
         """
-        super().__init__(message, reason=reason, line=line, column=column, source_line=source_line)
+        super().__init__(
+            message,
+            reason=reason,
+            problem=message,
+            line=line,
+            column=column,
+            source_line=source_line,
+        )
         self.reason = reason
         self.line = line
         self.column = column

@@ -9,16 +9,10 @@ from dataclasses import dataclass
 class Histogram:
     """A distribution that the store's scripts count."""
 
-    #: observations per bucket of ``BUCKETS_S``, not cumulative; one more at the end for the rest.
+    #: observations per bucket of ``app.lua.keys.BUCKETS_S``, not cumulative; one more at the end for the rest.
     buckets: tuple[int, ...]
     #: sum of all observations, seconds.
     sum_s: float
-
-
-#: Upper bounds of the buckets of both histograms, seconds.
-BUCKETS_S: tuple[float, ...] = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

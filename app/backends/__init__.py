@@ -1,0 +1,1 @@
+"""What a device claims to be: backend names."""

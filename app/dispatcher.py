@@ -1,0 +1,222 @@
+"""What can a caller do? Submit, read, wait for, list and cancel jobs, for one principal."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from app.backends.names import SIMULATOR, BackendName
+from app.errors import BackendNotFound, InvalidProgram, LimitExceeded, Unavailable
+from app.jobs.job import JobStatus
+from app.primitives.programs import QASM3_CHECK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from app.auth.principal import Principal
+    from app.jobs.events import JobEvents
+    from app.jobs.job import Job, JobPage, Submission, WorkerReport
+    from app.jobs.snapshot import Snapshot
+    from app.jobs.store import JobStore
+
+#: A waiter reads the store at least this often, should an event ever be lost.
+REREAD_S = 2.0
+#: A parse that a caller waits for goes before that caller's queued jobs, and is short.
+CHECK_PRIORITY = 100
+CHECK_TIME_LIMIT_S = 10.0
+IDEMPOTENCY_KEY_CHARS = 256
+#: How long the answer "which executors are alive" is believed.
+FLEET_S = 1.0
+
+
+class Dispatcher:
+    """The use cases of callers. Knows the store, never an executor."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        events: JobEvents,
+        wakeup: Callable[[str], str],
+        executors: Sequence[str],
+    ) -> None:
+        """Make the dispatcher.
+
+        Args:
+            store: where jobs are.
+            events: says when a job is final.
+            wakeup: gives the message that wakes a worker of an executor.
+            executors: executors that are known even while no worker of theirs lives.
+        """
+        self._store = store
+        self._events = events
+        self._wakeup = wakeup
+        self._executors = frozenset(executors)
+        self._fleet: frozenset[str] = frozenset()
+        self._fleet_until = 0.0
+
+    async def submit(self, principal: Principal, submission: Submission) -> Job:
+        """Accept a job: from the moment this returns, it reaches a final state.
+
+        Raises:
+            BackendNotFound: no such backend; nothing was stored.
+            LimitExceeded: the Idempotency-Key is too long; nothing was stored.
+            QueueFull: too many jobs are queued; nothing was stored.
+            IdempotencyConflict: the key came with another request; nothing was stored.
+            Unavailable: Redis does not answer; repeat with the same Idempotency-Key.
+        """
+        key = submission.idempotency_key
+        if key is not None and len(key) > IDEMPOTENCY_KEY_CHARS:
+            message = (
+                f"the Idempotency-Key has {len(key)} characters,"
+                f" at most {IDEMPOTENCY_KEY_CHARS} are allowed"
+            )
+            raise LimitExceeded(message, asked=len(key), allowed=IDEMPOTENCY_KEY_CHARS)
+        backend = await self._backend(submission.backend)
+        return await self._store.add(
+            owner=principal.owner,
+            executor=backend.executor,
+            submission=submission,
+            wakeup=self._wakeup(backend.executor),
+        )
+
+    async def read(self, principal: Principal, job_id: str) -> Job:
+        """The job.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        return await self._store.read(owner=principal.owner, job_id=job_id)
+
+    async def wait(self, principal: Principal, job_id: str, timeout_s: float) -> Job:
+        """The job, as soon as it is final or the time is over.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        end = time.monotonic() + timeout_s
+        async with self._events.watch(job_id) as changed:
+            while True:
+                changed.clear()
+                job = await self.read(principal, job_id)
+                left = end - time.monotonic()
+                if job.status.is_final or left <= 0:
+                    return job
+                try:
+                    async with asyncio.timeout(min(left, REREAD_S)):
+                        await changed.wait()
+                except TimeoutError:
+                    continue
+
+    async def result(self, principal: Principal, job_id: str) -> bytes:
+        """The result of a completed job, as it was produced; empty when there is none.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        job = await self.read(principal, job_id)
+        return await self._store.result(job_id=job.id)
+
+    async def position(self, principal: Principal, job_id: str) -> int | None:
+        """How many of the caller's queued jobs go before this one, plus one; None when not queued."""
+        job = await self.read(principal, job_id)
+        return await self._store.position(job=job)
+
+    async def cancel(self, principal: Principal, job_id: str) -> Job:
+        """End a job that is not final; a running one is stopped.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+            JobIsFinal: it has ended; nothing changed.
+        """
+        return await self._store.cancel(owner=principal.owner, job_id=job_id)
+
+    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> JobPage:
+        """The caller's jobs, newest first.
+
+        Raises:
+            InvalidRequest: the cursor is none of ours.
+        """
+        return await self._store.list(owner=principal.owner, limit=limit, cursor=cursor)
+
+    async def validate(
+        self, principal: Principal, submission: Submission, timeout_s: float
+    ) -> None:
+        """Have a worker read the program without running it.
+
+        Raises:
+            InvalidProgram: the program is not valid.
+            Unavailable: no worker answered in time.
+        """
+        check = replace(
+            submission,
+            program_id=QASM3_CHECK,
+            priority=CHECK_PRIORITY,
+            time_limit_s=CHECK_TIME_LIMIT_S,
+            idempotency_key=None,
+            listed=False,
+        )
+        job = await self.submit(principal, check)
+        job = await self.wait(principal, job.id, timeout_s)
+        if job.status is JobStatus.COMPLETED:
+            return
+        if not job.status.is_final:
+            await self.cancel(principal, job.id)
+        elif job.failure is not None and job.failure.code == InvalidProgram.code:
+            raise _invalid_program(job.failure.details)
+        message = (
+            f"no worker could check the program within {timeout_s:g} s;"
+            " submit it without validate=true, or try again"
+        )
+        raise Unavailable(message, component="celery")
+
+    async def workers(self) -> tuple[WorkerReport, ...]:
+        """The workers that live."""
+        return await self._store.workers()
+
+    async def snapshot(self) -> Snapshot:
+        """The whole fleet, for metrics."""
+        live = {name for worker in await self.workers() for name in worker.executors}
+        return await self._store.snapshot(executors=sorted(self._executors | live))
+
+    async def check(self) -> None:
+        """Make sure that jobs can be accepted.
+
+        Raises:
+            Unavailable: Redis does not answer, or is full.
+        """
+        await self._store.check()
+
+    async def _backend(self, name: str) -> BackendName:
+        backend = BackendName.of(name)
+        if backend.metadata != SIMULATOR:
+            message = f"there is no backend {name!r}; the metadata half can be {SIMULATOR!r}"
+            raise BackendNotFound(message, allowed=[SIMULATOR])
+        known = self._executors
+        if backend.executor not in known:
+            known |= await self._live_executors()
+        if backend.executor not in known:
+            message = f"no executor {backend.executor!r} is in the fleet; there are {sorted(known)}"
+            raise BackendNotFound(message, allowed=sorted(known))
+        return backend
+
+    async def _live_executors(self) -> frozenset[str]:
+        if time.monotonic() > self._fleet_until:
+            self._fleet = frozenset(
+                name for worker in await self.workers() for name in worker.executors
+            )
+            self._fleet_until = time.monotonic() + FLEET_S
+        return self._fleet
+
+
+def _invalid_program(details: Mapping[str, Any]) -> InvalidProgram:
+    """The failure that a sandbox recorded, to be raised again here."""
+    return InvalidProgram(
+        details["reason"],
+        details["problem"],
+        line=details["line"],
+        column=details["column"],
+        source_line=details["source_line"],
+    )

@@ -1,0 +1,64 @@
+"""How does this process talk to Redis? Clients with bounded waits, and one error for every fault."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import redis
+import redis.asyncio
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from app.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONNECT_TIMEOUT_S = 1.0
+#: A script runs for microseconds; who waits longer waits for a server that is gone or stuck.
+GATEWAY_TIMEOUT_S = 1.5
+WORKER_TIMEOUT_S = 10.0
+
+
+def connect_gateway(url: str) -> redis.asyncio.Redis:
+    """A client for the event loop: short waits, because a person waits behind it.
+
+    One repetition covers a connection that the server closed meanwhile; every script may be repeated.
+    """
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=GATEWAY_TIMEOUT_S,
+        socket_keepalive=True,
+        max_connections=256,
+        retry=redis.asyncio.retry.Retry(ConstantBackoff(0.05), 1),
+    )
+
+
+def connect_worker(url: str) -> redis.Redis:
+    """A client for worker threads: they can wait, their callers repeat until Redis is back."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=WORKER_TIMEOUT_S,
+        socket_keepalive=True,
+        retry=Retry(ConstantBackoff(0.05), 1),
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn every fault of Redis into ``Unavailable``.
+
+    Raises:
+        Unavailable: Redis does not answer, is loading, is full or refuses.
+    """
+    try:
+        yield
+    except redis.exceptions.OutOfMemoryError as exc:
+        message = "Redis is full and takes no new jobs; try again when queued jobs have finished"
+        raise Unavailable(message, component="redis") from exc
+    except (redis.RedisError, OSError, TimeoutError) as exc:
+        message = "Redis does not answer; try again in a few seconds"
+        raise Unavailable(message, component="redis") from exc

@@ -1,0 +1,93 @@
+"""How does a job's hash in Redis become a ``Job``, and a failure its field? One place for both."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from app.jobs.job import Failure, Job, JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from app.jobs.job import Submission
+
+#: Largest value of one key; a bigger one stalls every other client of Redis while it travels.
+CHUNK_BYTES = 1024 * 1024
+
+
+def decode_job(job_id: str, record: Mapping[bytes, bytes]) -> Job:
+    """The job that a ``job:{id}`` hash describes."""
+
+    def text(name: str) -> str:
+        return record.get(name.encode(), b"").decode()
+
+    return Job(
+        id=job_id,
+        owner=text("owner"),
+        status=JobStatus(text("status")),
+        program_id=text("program_id"),
+        backend=text("backend"),
+        executor=text("executor"),
+        created=_time(int(text("created"))),
+        started=_optional_time(text("started")),
+        finished=_optional_time(text("finished")),
+        attempt=int(text("attempt")),
+        crashes=int(text("crashes")),
+        dialect=text("dialect"),
+        tags=tuple(json.loads(text("tags") or "[]")),
+        priority=int(text("priority")),
+        time_limit_s=float(text("time_limit_s")) if text("time_limit_s") else None,
+        request_id=text("request_id"),
+        reason_code=int(text("reason_code")) if text("reason_code") else None,
+        failure=decode_failure(record.get(b"failure", b"")),
+    )
+
+
+def encode_submission(submission: Submission) -> list[str]:
+    """Field, value, … of what only the caller knows; the script adds the rest."""
+    fields = {
+        "dialect": submission.dialect,
+        "tags": json.dumps(submission.tags),
+        "request_id": submission.request_id,
+        "time_limit_s": "" if submission.time_limit_s is None else repr(submission.time_limit_s),
+    }
+    return [part for field in fields.items() for part in field]
+
+
+def encode_failure(failure: Failure | None) -> bytes:
+    """The ``failure`` field; empty for none."""
+    if failure is None:
+        return b""
+    document = {"code": failure.code, "message": failure.message, "details": failure.details}
+    return json.dumps(document).encode()
+
+
+def decode_failure(field: bytes) -> Failure | None:
+    """The failure in a ``failure`` field."""
+    if not field:
+        return None
+    document = json.loads(field)
+    return Failure(
+        code=document["code"], message=document["message"], details=document["details"]
+    )
+
+
+def pairs(flat: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The mapping in a flat list ``field, value, …``."""
+    parts = iter(flat)
+    return dict(zip(parts, parts, strict=True))
+
+
+def chunks_of(blob: bytes) -> list[bytes]:
+    """The blob in pieces of at most ``CHUNK_BYTES``; one empty piece for an empty blob."""
+    return [blob[i : i + CHUNK_BYTES] for i in range(0, len(blob), CHUNK_BYTES)] or [b""]
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+
+
+def _optional_time(field: str) -> datetime | None:
+    return _time(int(field)) if field else None

@@ -1,0 +1,124 @@
+"""Which keys lie in Redis, and what is in them? The whole schema; the scripts build these names.
+
+Times are milliseconds of Redis ``TIME``; no clock of a host is ever compared with another. A *holder* is
+``worker:slot``. ``docs/reference/redis-keys.md`` is this page for operators; a test holds the two, and a
+live database, against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One kind of key."""
+
+    #: name with its variable parts in braces.
+    pattern: str
+    #: Redis type.
+    type: str
+    #: what is in it.
+    content: str
+
+
+SCHEMA: tuple[Key, ...] = (
+    Key(
+        pattern="job:{id}",
+        type="hash",
+        content="the job's record: status, attempt, owner, holder, times, failure. The truth.",
+    ),
+    Key(
+        pattern="params:{id}:{chunk}",
+        type="string",
+        content="the encoded program as received, in chunks of at most 1 MiB",
+    ),
+    Key(
+        pattern="result:{id}:{attempt}:{chunk}",
+        type="string",
+        content="the encoded result of that attempt, in chunks of at most 1 MiB",
+    ),
+    Key(
+        pattern="ready:{executor}",
+        type="zset",
+        content="owners with queued jobs → service consumed (start tag, ms)",
+    ),
+    Key(
+        pattern="ready:{executor}:{owner}",
+        type="zset",
+        content="that owner's queued jobs → order: priority first, then arrival",
+    ),
+    Key(
+        pattern="arrivals:{executor}",
+        type="zset",
+        content="queued jobs → when they were created: queue length and oldest age",
+    ),
+    Key(
+        pattern="service:{executor}",
+        type="zset",
+        content="owners served lately → service consumed (start tag, ms)",
+    ),
+    Key(
+        pattern="clock:{executor}",
+        type="string",
+        content="virtual time of the fair queue: the start tag served last (ms)",
+    ),
+    Key(pattern="leases", type="zset", content="running jobs → when their lease ends"),
+    Key(pattern="running", type="hash", content="executor → number of running jobs"),
+    Key(
+        pattern="held:{worker}:{slot}",
+        type="string",
+        content="the running job that this slot claimed last",
+    ),
+    Key(
+        pattern="worker:{worker}",
+        type="string",
+        content="the worker's last report (JSON); expires when it goes silent",
+    ),
+    Key(pattern="workers", type="zset", content="workers → time of their last report"),
+    Key(
+        pattern="jobs:{owner}", type="zset", content="that owner's listed jobs → order of arrival"
+    ),
+    Key(
+        pattern="idempotency:{owner}:{key}",
+        type="string",
+        content="fingerprint of the request and id of the job it made; expires",
+    ),
+    Key(pattern="expiry", type="zset", content="final jobs → when they are deleted"),
+    Key(
+        pattern="dead",
+        type="list",
+        content="ids of the last 1000 jobs that failed because their sandbox or worker died too often",
+    ),
+    Key(pattern="sequence", type="string", content="order of arrival, counted up by every job"),
+    Key(pattern="wakeup:sequence", type="string", content="counts wake-ups: makes each unique"),
+    Key(pattern="reaper:tick", type="string", content="time of the last reap by any worker"),
+    Key(pattern="stats", type="hash", content="counters and histograms of /metrics"),
+    Key(pattern="probe", type="string", content="written by readiness checks; expires"),
+    Key(
+        pattern="{executor}",
+        type="list",
+        content="wake-ups: the Celery queue of that executor (kombu's format)",
+    ),
+    Key(
+        pattern="_kombu.binding.{exchange}",
+        type="set",
+        content="kombu's own: which queues an exchange feeds",
+    ),
+    Key(pattern="unacked", type="hash", content="kombu's own: delivered wake-ups not acknowledged yet"),
+    Key(pattern="unacked_index", type="zset", content="kombu's own: when those were delivered"),
+    Key(pattern="unacked_mutex", type="string", content="kombu's own: lock of its clean-up; expires"),
+)
+
+#: Channel on which the id of every job that becomes final is published.
+DONE_CHANNEL = "done"
+#: Channel on which ``worker:slot id`` of every running job that is cancelled is published.
+CANCEL_CHANNEL = "cancel"
+
+#: Upper bounds of the buckets of the histograms in ``stats``, seconds.
+BUCKETS_S: tuple[float, ...] = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+
+#: Stands in a rendered wake-up where each pushed copy needs a value of its own.
+WAKEUP_MARK = "@UNIQUE@"

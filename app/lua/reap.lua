@@ -1,0 +1,57 @@
+#!lua flags=allow-oom
+-- reap: what the passing of time asks for. Every worker runs it every second; there is no leader.
+--
+-- ARGV  1 lease ms, 2 max attempts, 3 max crashes, 4 retention ms, 5 failure (JSON) of a job lost too often,
+--       6 ms after which a silent worker is forgotten, 7 most jobs handled in one go, 8 cap of wake-ups,
+--       then executor, wake-up message of every executor this worker serves.
+-- Gives {jobs given back or failed, wake-ups pushed, jobs deleted}.
+-- If nobody reaped for half a lease, Redis or everybody was away: then no lease is judged, each gets a
+-- fresh term.
+
+local now, lease, most = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[7])
+local last = number(redis.call('GET', 'reaper:tick'), 0)
+redis.call('SET', 'reaper:tick', integer(now))
+
+local reaped = 0
+if now - last > lease / 2 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'leases', '-inf', now + lease)) do
+    redis.call('ZADD', 'leases', now + lease, id)
+  end
+else
+  local limits = {
+    max_attempts = tonumber(ARGV[2]), max_crashes = tonumber(ARGV[3]), retention_ms = tonumber(ARGV[4]),
+  }
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'leases', '-inf', now, 'LIMIT', 0, most)) do
+    give_back(id, read(id), 'lost', ARGV[5], limits, now)
+    reaped = reaped + 1
+  end
+  if reaped > 0 then count(reaped, 'leases_reaped_total') end
+end
+
+local deleted = redis.call('ZRANGEBYSCORE', 'expiry', '-inf', now, 'LIMIT', 0, most)
+for _, id in ipairs(deleted) do
+  local record = redis.call('HMGET', 'job:' .. id, 'owner', 'params_chunks', 'result_chunks', 'attempt')
+  for chunk = 0, number(record[2], 0) - 1 do redis.call('DEL', 'params:' .. id .. ':' .. chunk) end
+  for chunk = 0, number(record[3], 0) - 1 do
+    redis.call('DEL', 'result:' .. id .. ':' .. record[4] .. ':' .. chunk)
+  end
+  redis.call('DEL', 'job:' .. id)
+  if record[1] then redis.call('ZREM', 'jobs:' .. record[1], id) end
+  redis.call('ZREM', 'expiry', id)
+end
+
+redis.call('ZREMRANGEBYSCORE', 'workers', '-inf', now - tonumber(ARGV[6]))
+
+local pushed, cap = 0, tonumber(ARGV[8])
+for i = 9, #ARGV, 2 do
+  local executor, message = ARGV[i], ARGV[i + 1]
+  redis.call('ZREMRANGEBYSCORE', 'service:' .. executor, '-inf', '(' .. integer(virtual_time(executor)))
+  local wanted = math.min(redis.call('ZCARD', 'arrivals:' .. executor), cap)
+  local topped_up = 0
+  while redis.call('LLEN', executor) < wanted and wake(executor, message, cap) do
+    topped_up = topped_up + 1
+  end
+  if topped_up > 0 then count(topped_up, 'wakeups_topped_up_total', executor) end
+  pushed = pushed + topped_up
+end
+return {reaped, pushed, #deleted}

@@ -1,0 +1,1 @@
+"""From gateway to worker: wake-ups over Celery."""

@@ -1,0 +1,319 @@
+"""How does a worker take one claimed job to a final state? Claim, run in a sandbox, record, repeat."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+import structlog
+
+from app.errors import (
+    JobFailure,
+    MemoryLimitReached,
+    SandboxCrashed,
+    SandboxUnavailable,
+    ServiceError,
+    TimeLimitReached,
+    Unavailable,
+)
+from app.jobs.claims import WORKER_LOST, Busy, Finish
+from app.jobs.job import REASON_RAN_TOO_LONG, Failure, JobStatus
+from app.sandbox.protocol import Request, SandboxKilled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from app.config import ProgramLimits
+    from app.executors import Resources
+    from app.jobs.claims import Claim, ClaimStore
+    from app.sandbox.protocol import Reply
+
+log = structlog.get_logger()
+
+Answer = TypeVar("Answer")
+
+#: Pause between tries while Redis does not answer.
+RETRY_S = 0.2
+#: Pause of a slot that gets no sandbox: its jobs are left to others meanwhile.
+NO_SANDBOX_S = 1.0
+#: How long killed sandboxes and their jobs' way back may take when a worker stops.
+RETURN_S = 5.0
+
+_BUG = Failure(code="internal_error", message="the worker failed while it ran the job")
+
+
+class Sandbox(Protocol):
+    """Where one slot's jobs run."""
+
+    def run(self, *, owner: str, request: Request, time_limit_s: float) -> Reply:
+        """Run one job to its end."""
+
+    def kill(self) -> None:
+        """Stop what runs, from any thread."""
+
+
+class Slot:
+    """One place to run a job, and the job that is there."""
+
+    def __init__(self, *, name: str, sandbox: Sandbox) -> None:
+        """Make a free slot."""
+        self.name = name
+        self.sandbox = sandbox
+        self._lock = threading.Lock()
+        self._claim: Claim | None = None
+        self._killed = False
+
+    @contextmanager
+    def occupied(self, claim: Claim) -> Iterator[None]:
+        """The slot runs this job inside the block."""
+        with self._lock:
+            self._claim, self._killed = claim, False
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._claim = None
+
+    def kill(self, job_id: str) -> bool:
+        """Stop the job if it still runs here, and no other."""
+        with self._lock:
+            if self._claim is None or self._claim.job.id != job_id:
+                return False
+            self._killed = True
+            self.sandbox.kill()
+            return True
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the job that runs here, or ran here last, was stopped by ``kill``."""
+        return self._killed
+
+    @property
+    def busy(self) -> Busy | None:
+        """What runs here."""
+        with self._lock:
+            claim = self._claim
+        if claim is None:
+            return None
+        return Busy(slot=self.name, job_id=claim.job.id, attempt=claim.job.attempt)
+
+
+class Runner:
+    """Runs the jobs of one worker. ``serve`` is called from one thread per slot at most."""
+
+    def __init__(
+        self,
+        *,
+        claims: ClaimStore,
+        sandboxes: Mapping[str, Sandbox],
+        wakeups: Mapping[str, str],
+        limits: ProgramLimits,
+        resources: Resources,
+        time_limit_s: float,
+        slice_s: float,
+    ) -> None:
+        """Make the runner.
+
+        Args:
+            claims: the store.
+            sandboxes: slot name → where that slot's jobs run.
+            wakeups: executor → message that wakes a worker of it.
+            limits: what a program may ask for.
+            resources: what one slot may use.
+            time_limit_s: for jobs that name none, and the most that a job may name.
+            slice_s: how long one wake-up is served.
+        """
+        self._claims = claims
+        self._slots = [Slot(name=name, sandbox=box) for name, box in sandboxes.items()]
+        self._free = list(self._slots)
+        self._changed = threading.Condition()
+        self._wakeups = wakeups
+        self._limits = limits
+        self._resources = resources
+        self._time_limit_s = time_limit_s
+        self._slice_s = slice_s
+        self._draining = threading.Event()
+        self._abandoned = threading.Event()
+
+    def serve(self, executor: str) -> None:
+        """Run ready jobs of an executor until none is left or the time slice is over."""
+        with self._slot() as slot:
+            end = time.monotonic() + self._slice_s
+            finish: Finish | None = None
+            while True:
+                claim = self._next(slot, executor, finish, end)
+                if claim is None:
+                    return
+                finish = self._run(slot, claim)
+
+    def busy(self) -> tuple[Busy, ...]:
+        """The jobs that run now."""
+        return tuple(busy for slot in self._slots if (busy := slot.busy))
+
+    def kill(self, slot_name: str, job_id: str) -> bool:
+        """Stop a job that is no longer wanted, if it still runs in that slot."""
+        return any(slot.kill(job_id) for slot in self._slots if slot.name == slot_name)
+
+    def drain(self, timeout_s: float) -> None:
+        """Claim nothing more, wait for what runs, and return what has not ended in time."""
+        self._draining.set()
+        if not self._wait_idle(timeout_s):
+            for busy in self.busy():
+                self.kill(busy.slot, busy.job_id)
+            if not self._wait_idle(RETURN_S):
+                self._abandoned.set()
+
+    def _wait_idle(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._free) == len(self._slots), timeout_s)
+
+    @contextmanager
+    def _slot(self) -> Iterator[Slot]:
+        """The slot that was used last, of those that are free: its sandbox is warm."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._free))
+            slot = self._free.pop()
+        try:
+            yield slot
+        finally:
+            with self._changed:
+                self._free.append(slot)
+                self._changed.notify_all()
+
+    def _next(self, slot: Slot, executor: str, finish: Finish | None, end: float) -> Claim | None:
+        def ask() -> tuple[Literal["committed", "fenced", "none"], Claim | None]:
+            claim = time.monotonic() < end and not self._draining.is_set()
+            return self._claims.next(
+                slot=slot.name,
+                executor=executor,
+                wakeup=self._wakeups[executor],
+                finish=finish,
+                claim=claim,
+            )
+
+        outcome, claim = self._until_answered(ask)
+        if finish is not None:
+            _log_finish(finish, outcome)
+        if claim is not None:
+            log.info(
+                "job_claimed",
+                job_id=claim.job.id,
+                request_id=claim.job.request_id,
+                attempt=claim.job.attempt,
+                slot=slot.name,
+            )
+        return claim
+
+    def _run(self, slot: Slot, claim: Claim) -> Finish | None:
+        """Run the claimed job; None when it went back instead of ending."""
+        try:
+            with slot.occupied(claim):
+                reply = slot.sandbox.run(
+                    owner=claim.job.owner,
+                    request=self._request(claim),
+                    time_limit_s=self._limit_of(claim),
+                )
+        except TimeLimitReached as exc:
+            return _ended(claim, JobStatus.CANCELLED, exc, reason_code=REASON_RAN_TOO_LONG)
+        except MemoryLimitReached as exc:
+            return _ended(claim, JobStatus.FAILED, exc)
+        except SandboxKilled:
+            self._give_back(slot, claim, "returned" if self._draining.is_set() else "lost", WORKER_LOST)
+        except SandboxCrashed as exc:
+            kind: Literal["crash", "lost"] = "lost" if slot.was_killed else "crash"
+            self._give_back(slot, claim, kind, failure_of(exc))
+        except SandboxUnavailable as exc:
+            log.error("sandbox_unavailable", job_id=claim.job.id, error=exc.message)
+            self._give_back(slot, claim, "returned", failure_of(exc))
+            self._draining.wait(NO_SANDBOX_S)
+        except Exception:
+            # A bug here must not make the job wait for its lease, nor be tried for ever.
+            self._give_back(slot, claim, "crash", _BUG)
+            raise
+        else:
+            status = JobStatus.COMPLETED if reply.failure is None else JobStatus.FAILED
+            return Finish(
+                job_id=claim.job.id,
+                attempt=claim.job.attempt,
+                status=status,
+                result=reply.result,
+                failure=reply.failure,
+                metadata=reply.metadata,
+            )
+        return None
+
+    def _request(self, claim: Claim) -> Request:
+        return Request(
+            job_id=claim.job.id,
+            program_id=claim.job.program_id,
+            target=claim.job.backend.partition("@")[0],
+            executor=claim.job.executor,
+            params=claim.params,
+            limits=self._limits,
+            resources=self._resources,
+        )
+
+    def _limit_of(self, claim: Claim) -> float:
+        asked = claim.job.time_limit_s
+        return self._time_limit_s if asked is None else min(asked, self._time_limit_s)
+
+    def _give_back(
+        self,
+        slot: Slot,
+        claim: Claim,
+        kind: Literal["crash", "lost", "returned"],
+        failure: Failure,
+    ) -> None:
+        status = self._until_answered(
+            lambda: self._claims.lost(
+                slot=slot.name,
+                job=claim.job,
+                kind=kind,
+                failure=failure,
+                wakeup=self._wakeups[claim.job.executor],
+            )
+        )
+        log.warning(
+            "job_given_back",
+            job_id=claim.job.id,
+            request_id=claim.job.request_id,
+            kind=kind,
+            code=failure.code,
+            status=status or "stale",
+        )
+
+    def _until_answered(self, ask: Callable[[], Answer]) -> Answer:
+        """Repeat until Redis answers: what was run is recorded when Redis is back."""
+        while True:
+            try:
+                return ask()
+            except Unavailable:
+                if self._abandoned.wait(RETRY_S):
+                    raise
+
+
+def failure_of(error: ServiceError) -> Failure:
+    """What is recorded of an error."""
+    return Failure(code=error.code, message=str(error), details=error.details)
+
+
+def _ended(
+    claim: Claim, status: JobStatus, error: JobFailure, *, reason_code: int | None = None
+) -> Finish:
+    return Finish(
+        job_id=claim.job.id,
+        attempt=claim.job.attempt,
+        status=status,
+        failure=failure_of(error),
+        reason_code=reason_code,
+    )
+
+
+def _log_finish(finish: Finish, outcome: str) -> None:
+    if outcome == "fenced":
+        log.warning("finish_fenced", job_id=finish.job_id, attempt=finish.attempt)
+        return
+    code = finish.failure.code if finish.failure else None
+    log.info("job_finished", job_id=finish.job_id, status=finish.status, code=code)

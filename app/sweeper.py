@@ -1,0 +1,110 @@
+"""What does the clock ask of a worker? Heartbeats, leases, recovery, and news of cancelled jobs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import redis
+import structlog
+
+from app.errors import Unavailable
+from app.lua.keys import CANCEL_CHANNEL
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from app.jobs.claims import ClaimStore
+    from app.jobs.job import WorkerReport
+    from app.runner import Runner
+
+log = structlog.get_logger()
+
+RECONNECT_S = 0.5
+#: redis-py looks at a silent subscription at least this often.
+LISTEN_S = 1.0
+
+
+class Sweeper:
+    """Keeps one worker's claims alive and everybody's queues moving."""
+
+    def __init__(
+        self,
+        *,
+        claims: ClaimStore,
+        client: redis.Redis,
+        runner: Runner,
+        report: WorkerReport,
+        wakeups: Mapping[str, str],
+        beat_s: float,
+        heartbeat_file: Path | None,
+    ) -> None:
+        """Make the sweeper.
+
+        Args:
+            claims: the store.
+            client: for the subscription to cancellations.
+            runner: whose jobs are kept and killed.
+            report: what this worker says of itself.
+            wakeups: executor → message that wakes a worker of it.
+            beat_s: time between two ticks.
+            heartbeat_file: touched with every tick, for a liveness probe.
+        """
+        self._claims = claims
+        self._client = client
+        self._runner = runner
+        self._report = report
+        self._wakeups = wakeups
+        self._beat_s = beat_s
+        self._heartbeat_file = heartbeat_file
+
+    def tick(self) -> None:
+        """Beat, kill what is no longer ours, reap.
+
+        Raises:
+            Unavailable: Redis does not answer; the next tick makes up for it.
+        """
+        busy = self._runner.busy()
+        report = replace(self._report, busy=len(busy))
+        for stale in self._claims.beat(report=report, busy=busy):
+            if self._runner.kill(stale.slot, stale.job_id):
+                log.info("job_stopped", job_id=stale.job_id, reason="no longer ours")
+        reaped = self._claims.reap(wakeups=self._wakeups)
+        if reaped.given_back:
+            log.warning("leases_reaped", jobs=reaped.given_back)
+
+    def keep(self, stop: threading.Event) -> None:
+        """Tick until told to stop."""
+        while True:
+            try:
+                self.tick()
+            except Unavailable as exc:
+                log.warning("beat_missed", error=exc.message)
+            if self._heartbeat_file is not None:
+                self._heartbeat_file.touch()
+            if stop.wait(self._beat_s):
+                return
+
+    def listen(self, stop: threading.Event) -> None:
+        """Kill jobs as they are cancelled, until told to stop. ``tick`` catches what is missed."""
+        while not stop.is_set():
+            try:
+                self._listen(stop)
+            except (redis.RedisError, OSError) as exc:
+                log.warning("subscription_lost", channel=CANCEL_CHANNEL, error=type(exc).__name__)
+                stop.wait(RECONNECT_S)
+
+    def _listen(self, stop: threading.Event) -> None:
+        with self._client.pubsub(ignore_subscribe_messages=True) as subscription:
+            subscription.subscribe(CANCEL_CHANNEL)
+            while not stop.is_set():
+                message = subscription.get_message(timeout=LISTEN_S)
+                if message is None:
+                    subscription.check_health()
+                    continue
+                holder, job_id = message["data"].decode().split(" ")
+                worker, _, slot = holder.partition(":")
+                if worker == self._report.id and self._runner.kill(slot, job_id):
+                    log.info("job_stopped", job_id=job_id, reason="cancelled")

@@ -1,0 +1,1 @@
+"""The worker process: Celery's entry point and signals."""

@@ -1,0 +1,86 @@
+"""What does ``celery -A app.workers.celery_app worker`` start? A worker: its wake-ups, keeper and drain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from celery import signals
+from celery.worker import state
+
+from app.bootstrap import build_celery, build_worker
+from app.config import Settings
+from app.queues.wakeups import TASK
+from app.telemetry.logs import configure_logging
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from celery.worker.consumer import Consumer
+
+    from app.bootstrap import Worker
+
+log = structlog.get_logger()
+
+settings = Settings()
+app = build_celery(settings)
+
+_running: Worker | None = None
+
+
+@app.task(name=TASK)  # type: ignore[untyped-decorator]  # Celery has no types
+def serve(executor: str) -> None:
+    """Run ready jobs of this executor for a while: what a wake-up asks for."""
+    if _running is None:
+        raise RuntimeError("a wake-up came before the worker was built")
+    _running.runner.serve(executor)
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _log(**_: Any) -> None:
+    """Our log configuration instead of Celery's."""
+    configure_logging(
+        level=settings.log_level, environment=settings.environment, service="worker"
+    )
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _build(**_: Any) -> None:
+    global _running  # noqa: PLW0603 - one worker per process; Celery's signals carry no state
+    _running = build_worker(settings, app)
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _start(sender: Consumer, **_: Any) -> None:
+    """Start the keeper; from now on SIGTERM and SIGINT drain."""
+    if _running is None:
+        raise RuntimeError("the worker was not built")
+    worker = _running
+    stop = threading.Event()
+    for loop in (worker.sweeper.keep, worker.sweeper.listen):
+        threading.Thread(target=loop, args=(stop,), name=loop.__name__, daemon=True).start()
+
+    def drain(number: int, _frame: FrameType | None) -> None:
+        # A second signal means: now. Jobs then go back when their leases end.
+        signal.signal(number, signal.SIG_DFL)
+        log.info("worker_draining", worker=worker.id, signal=signal.Signals(number).name)
+        for name in settings.executors:
+            sender.hub.call_soon(sender.cancel_task_queue, name)
+        threading.Thread(target=finish, name="drain", daemon=True).start()
+
+    def finish() -> None:
+        worker.runner.drain(settings.drain_s)
+        stop.set()
+        worker.leave()
+        log.info("worker_stopped", worker=worker.id)
+        state.should_stop = os.EX_OK
+
+    # Celery's own warm shutdown hangs under load; it must never see these signals.
+    signal.signal(signal.SIGTERM, drain)
+    signal.signal(signal.SIGINT, drain)
+    log.info(
+        "worker_ready", worker=worker.id, executors=list(settings.executors), slots=settings.slots
+    )

@@ -1,0 +1,82 @@
+"""The store on a real Valkey, seen from both sides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from app.jobs.claims import ClaimStore
+from app.jobs.connection import connect_gateway, connect_worker
+from app.jobs.job import Submission
+from app.jobs.store import JobStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+WAKEUP = '{"id": "@UNIQUE@"}'
+LEASE_S = 10.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    """The database itself, to look behind the interface."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[JobStore]:
+    client = connect_gateway(redis_url)
+    yield JobStore(
+        client=client,
+        wakeup_cap=4,
+        max_queued=20,
+        max_queued_per_owner=10,
+        idempotency_s=60,
+        retention_s=1000,
+    )
+    await client.aclose()
+
+
+@pytest.fixture
+def make_worker(redis_url: str) -> Iterator[Callable[..., ClaimStore]]:
+    """Workers of the fleet; each has a connection of its own."""
+    clients = []
+
+    def make(name: str = "w1", *, lease_s: float = LEASE_S, retention_s: float = 1000) -> ClaimStore:
+        clients.append(connect_worker(redis_url))
+        return ClaimStore(
+            client=clients[-1],
+            worker=name,
+            lease_s=lease_s,
+            wakeup_cap=4,
+            max_attempts=5,
+            max_crashes=3,
+            retention_s=retention_s,
+        )
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def worker(make_worker: Callable[..., ClaimStore]) -> ClaimStore:
+    return make_worker()
+
+
+def submission(**changes: object) -> Submission:
+    """Some submission; what a test is about is given."""
+    values: dict[str, object] = {
+        "program_id": "qasm3",
+        "params": b"program",
+        "backend": "simulator@aer",
+    }
+    return Submission(**(values | changes))  # type: ignore[arg-type]
