@@ -75,6 +75,7 @@ class HttpLimits(BaseModel):
     headers: int = Field(default=100, gt=0, description="number of headers")
     header_bytes: int = Field(default=32 * KIB, gt=0, description="all headers together")
     target_bytes: int = Field(default=4 * KIB, gt=0, description="path and query string")
+    connections: int = Field(default=4000, gt=0, description="open connections of one gateway")
     wait_s: float = Field(default=60.0, gt=0, description="longest ?wait=")
     waiters: int = Field(default=1000, gt=0, description="requests that may wait at the same time")
 

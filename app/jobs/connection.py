@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import redis
 import redis.asyncio
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -32,6 +33,7 @@ def connect_gateway(url: str) -> redis.asyncio.Redis:
         socket_timeout=GATEWAY_TIMEOUT_S,
         socket_keepalive=True,
         max_connections=256,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         retry=redis.asyncio.retry.Retry(ConstantBackoff(0.05), 1),
     )
 

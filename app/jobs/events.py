@@ -49,7 +49,7 @@ class JobEvents:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        while True:
+        while not _is_cancelled():
             try:
                 await self._listen()
             except (redis.RedisError, OSError) as exc:
@@ -59,7 +59,7 @@ class JobEvents:
     async def _listen(self) -> None:
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(DONE_CHANNEL)
-            while True:
+            while not _is_cancelled():
                 # The time-out makes redis-py send its health check on a silent connection.
                 message = await subscription.get_message(timeout=5.0)
                 if message is None:
@@ -76,3 +76,9 @@ class JobEvents:
     def _wake_all(self) -> None:
         for job_id in list(self._waiting):
             self._wake(job_id)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was told to end: redis-py 8.1 swallows a cancellation now and then."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,1 @@
+"""The HTTP face. Knows the dispatcher and the values of ``app.jobs``, nothing below."""

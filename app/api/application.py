@@ -1,0 +1,89 @@
+"""What does the gateway serve? The application: its routes, its guard, its description."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+import app
+from app.api import docs, errors, health, metrics, root, tasks
+from app.api.dependencies import Services, Waiters
+from app.api.middleware import Guard
+from app.telemetry.metrics import HttpMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.types import ASGIApp
+
+    from app.config import Settings
+    from app.dispatcher import Dispatcher
+
+DESCRIPTION = """Runs quantum circuits on a fleet of workers.
+
+Post OpenQASM 3 to `/tasks`, read the counts at `/tasks/{task_id}`. Every refusal is a problem
+document (RFC 9457) with a stable `code` and the `request_id` that the logs know it by."""
+
+ROUTERS = (root.router, tasks.router, health.router, metrics.router, docs.router)
+
+
+class Gateway(FastAPI):
+    """FastAPI with the guard around everything, its answers to bugs included."""
+
+    def __init__(self, services: Services, **options: Any) -> None:
+        """Make it; what the routes share hangs on ``state``."""
+        super().__init__(**options)
+        self.state.services = services
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """FastAPI's own layers, with the guard outside of them."""
+        services: Services = self.state.services
+        return Guard(
+            super().build_middleware_stack(),
+            limits=services.settings.http,
+            metrics=services.metrics,
+        )
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, with the schemas that routes name but FastAPI does not see."""
+        document = super().openapi()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = errors.Problem.model_json_schema()
+        return document
+
+
+def create_app(
+    *,
+    settings: Settings,
+    dispatcher: Dispatcher,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+) -> FastAPI:
+    """The HTTP application.
+
+    Args:
+        settings: limits and defaults.
+        dispatcher: what callers can do.
+        lifespan: what runs as long as the application serves.
+    """
+    services = Services(
+        settings=settings,
+        dispatcher=dispatcher,
+        metrics=HttpMetrics(),
+        waiters=Waiters(settings.http.waiters),
+    )
+    gateway = Gateway(
+        services,
+        title="Qfleet",
+        version=app.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    errors.install(gateway)
+    for router in ROUTERS:
+        gateway.include_router(router)
+    return gateway

@@ -1,0 +1,87 @@
+"""What does a JSON body say? Strict: one meaning or none, and never a crash of the parser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, NoReturn
+
+from app.api.errors import SHOWN_NAME_CHARS
+from app.errors import MalformedJson, UnsupportedMediaType
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+#: Larger bodies are parsed in a thread: the event loop has others to serve.
+THREAD_BYTES = 1024 * 1024
+#: Longest integer; none that means something here is longer.
+INTEGER_CHARS = 32
+
+
+async def read_json(request: Request) -> object:
+    """The body's value.
+
+    Raises:
+        UnsupportedMediaType: it is not declared as JSON.
+        MalformedJson: it is not JSON.
+    """
+    media_type = request.headers.get("content-type", "")
+    if media_type.partition(";")[0].strip().lower() != "application/json":
+        sent = repr(media_type[:SHOWN_NAME_CHARS]) if media_type else "no Content-Type"
+        message = f"the request came with {sent}; send JSON with `Content-Type: application/json`"
+        raise UnsupportedMediaType(message)
+    body = await request.body()
+    if len(body) > THREAD_BYTES:
+        return await asyncio.to_thread(parse, body)
+    return parse(body)
+
+
+def parse(body: bytes) -> object:
+    """The value of strict JSON: UTF-8, no name twice, no NaN, nothing nested without end.
+
+    Raises:
+        MalformedJson: it is not that; the message says where.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as exc:
+        message = f"invalid json: byte {exc.start + 1} is not UTF-8"
+        raise MalformedJson(message, byte=exc.start + 1) from exc
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_members,
+            parse_int=_integer,
+            parse_constant=_constant,
+        )
+    except json.JSONDecodeError as exc:
+        message = f"invalid json: {exc.msg}, line {exc.lineno} column {exc.colno}"
+        raise MalformedJson(message, line=exc.lineno, column=exc.colno) from exc
+    except RecursionError as exc:
+        message = "invalid json: values are nested too deeply"
+        raise MalformedJson(message) from exc
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for name, value in pairs:
+        if name in members:
+            message = f"invalid json: the name {name[:SHOWN_NAME_CHARS]!r} is given twice"
+            raise MalformedJson(message)
+        members[name] = value
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > INTEGER_CHARS:
+        message = (
+            f"invalid json: an integer has {len(digits)} digits,"
+            f" at most {INTEGER_CHARS} are read: {digits[:INTEGER_CHARS]}…"
+        )
+        raise MalformedJson(message)
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    message = f"invalid json: {name} is no JSON value"
+    raise MalformedJson(message)

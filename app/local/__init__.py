@@ -1,0 +1,1 @@
+"""The local stack: Valkey, gateway and worker on one machine, with one command."""

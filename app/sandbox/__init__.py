@@ -1,0 +1,1 @@
+"""Where it runs: a child process that can hurt only itself."""

@@ -1,0 +1,79 @@
+"""What does a sandbox child do? Jobs, one after another, until its parent hangs up."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.sandbox.confinement import limit_cpu
+from app.sandbox.protocol import (
+    LENGTHS,
+    Condition,
+    decode_lengths,
+    decode_request,
+    encode_reply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.sandbox.protocol import Reply, Request
+
+#: Where the child finds its jobs.
+JOBS_FD = 3
+#: Longest params of one job; the gateway has its own, smaller limit.
+PARAMS_BYTES = 1 << 30
+
+
+def take_over(jobs_fd: int, output_fd: int) -> None:
+    """Keep the job socket and the output pipe, close everything else, forget the zygote's signals."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    # The two may stand where the others go: move them out of the way first.
+    jobs, output = (os.dup(fd) for fd in (jobs_fd, output_fd))
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.dup2(jobs, JOBS_FD)
+    os.closerange(JOBS_FD + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with suppress(OSError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+def serve(perform: Callable[[Request], Reply]) -> None:
+    """Run jobs until the parent hangs up."""
+    while prefix := _read(LENGTHS.size):
+        header_bytes, body_bytes = decode_lengths(prefix, most_body=PARAMS_BYTES)
+        header, body = _read(header_bytes), _read(body_bytes)
+        request, cpu_limit_s = decode_request(header, body)
+        limit_cpu(cpu_limit_s)
+        reply = perform(request)
+        _write(encode_reply(reply, Condition(rss_bytes=_rss_bytes())))
+
+
+def _read(count: int) -> bytes:
+    """So many bytes; none at the end."""
+    parts = bytearray()
+    while len(parts) < count:
+        part = os.read(JOBS_FD, min(count - len(parts), 1 << 20))
+        if not part:
+            return b""
+        parts += part
+    return bytes(parts)
+
+
+def _write(frame: bytes) -> None:
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(JOBS_FD, view) :]
+
+
+def _rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

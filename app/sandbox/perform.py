@@ -1,0 +1,71 @@
+"""What does a child do with one job? Decode the program, run it, encode the result; never raise."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from functools import cache
+from typing import TYPE_CHECKING
+
+from app.errors import ExecutionError, JobFailure, MemoryLimitReached, ServiceError
+from app.executors import registry
+from app.jobs.job import Failure
+from app.primitives.codec import decode_program, encode_result
+from app.primitives.programs import QASM3_CHECK, Target
+from app.primitives.qasm.load import load_circuit
+from app.sandbox.protocol import Reply
+
+if TYPE_CHECKING:
+    from app.executors import Executor, Resources
+    from app.sandbox.protocol import Request
+
+#: Read once by the zygote, so that every child is born with warm parser tables.
+_WARM_UP = 'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; bit[2] c; h q[0]; cx q[0], q[1]; c = measure q;'
+
+
+def prepare() -> None:
+    """Warm up what starts no thread: runs in the zygote."""
+    from app.config import ProgramLimits
+
+    load_circuit(_WARM_UP, ProgramLimits())
+    for name in registry.names():
+        registry.preload(name)
+
+
+def perform(request: Request) -> Reply:
+    """Run one job. Whatever goes wrong is a failure in the reply."""
+    try:
+        return _perform(request)
+    except JobFailure as exc:
+        return _failed(exc)
+    except MemoryError:
+        allowed = request.resources.memory_bytes
+        message = (
+            f"the job needed more than the {allowed / 2**20:.0f} MiB of memory a sandbox has;"
+            " use fewer qubits or shots"
+        )
+        return _failed(MemoryLimitReached(message, allowed_bytes=allowed))
+    except BaseException as exc:  # noqa: BLE001 - the border of the process; Rust panics are BaseException
+        traceback.print_exc(file=sys.stderr)
+        message = "the program could not be run: an internal error, which the operator's log has"
+        return _failed(ExecutionError(message, error=type(exc).__name__))
+
+
+def _perform(request: Request) -> Reply:
+    program = decode_program(request.program_id, request.params, request.limits)
+    if request.program_id == QASM3_CHECK:
+        return Reply(result=b"{}", failure=None)
+    executor = _executor(request.executor, request.resources)
+    result = executor.run(program, Target(name=request.target))
+    return Reply(result=encode_result(result), failure=None, metadata=result.metadata)
+
+
+@cache
+def _executor(name: str, resources: Resources) -> Executor:
+    """An executor stays warm as long as its child lives."""
+    return registry.load(name, resources)
+
+
+def _failed(error: ServiceError) -> Reply:
+    failure = Failure(code=error.code, message=str(error), details=error.details)
+    return Reply(result=None, failure=failure)

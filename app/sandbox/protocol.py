@@ -1,0 +1,167 @@
+"""What do a worker and its sandbox children say to each other? Framed bytes, never a pickle.
+
+A frame is two lengths (32 bit, big-endian), a JSON header and raw bytes. The parent trusts nothing
+that comes from a child.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from app.config import ProgramLimits
+from app.executors import Resources
+from app.jobs.job import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LENGTHS = struct.Struct(">II")
+#: Longest header of a frame.
+HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One job, as a sandbox sees it: no owner, no user, no queue."""
+
+    job_id: str
+    program_id: str
+    #: the metadata half of the backend's name.
+    target: str
+    executor: str
+    #: the encoded program.
+    params: bytes
+    limits: ProgramLimits
+    resources: Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """How a job ended in its sandbox: exactly one of ``result`` and ``failure``."""
+
+    result: bytes | None
+    failure: Failure | None
+    #: provenance of the run.
+    metadata: dict[str, object] = field(default_factory=dict)
+    #: what the job wrote to stdout and stderr, cut to ``SandboxLimits.output_bytes``.
+    output: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """How a child is after a job."""
+
+    #: resident memory of the child.
+    rss_bytes: int
+
+
+class SandboxKilled(Exception):  # noqa: N818 - not a failure: somebody asked for it
+    """The job was stopped by ``kill``."""
+
+
+class MalformedFrame(Exception):  # noqa: N818 - a fact about a frame
+    """What came is no frame of ours."""
+
+
+def encode_frame(header: dict[str, Any], body: bytes) -> bytes:
+    """A frame."""
+    encoded = orjson.dumps(header, option=orjson.OPT_SERIALIZE_NUMPY)
+    return LENGTHS.pack(len(encoded), len(body)) + encoded + body
+
+
+def decode_lengths(prefix: bytes, *, most_body: int) -> tuple[int, int]:
+    """Lengths of header and body.
+
+    Raises:
+        MalformedFrame: one of them is too large.
+    """
+    header, body = LENGTHS.unpack(prefix)
+    if header > HEADER_BYTES or body > most_body:
+        message = f"a frame of {header} + {body} bytes; at most {HEADER_BYTES} + {most_body}"
+        raise MalformedFrame(message)
+    return header, body
+
+
+def encode_request(request: Request, *, cpu_limit_s: float) -> bytes:
+    """The frame that asks a child to run a job."""
+    header = {
+        "job_id": request.job_id,
+        "program_id": request.program_id,
+        "target": request.target,
+        "executor": request.executor,
+        "limits": request.limits.model_dump(),
+        "resources": asdict(request.resources),
+        "cpu_limit_s": cpu_limit_s,
+    }
+    return encode_frame(header, request.params)
+
+
+def decode_request(header: bytes, body: bytes) -> tuple[Request, float]:
+    """The request in a frame, and the processor time it may use, seconds."""
+    document = orjson.loads(header)
+    request = Request(
+        job_id=document["job_id"],
+        program_id=document["program_id"],
+        target=document["target"],
+        executor=document["executor"],
+        params=body,
+        # The parent has validated them; doing it again costs more than a small parse.
+        limits=ProgramLimits.model_construct(**document["limits"]),
+        resources=Resources(**document["resources"]),
+    )
+    return request, document["cpu_limit_s"]
+
+
+def encode_reply(reply: Reply, condition: Condition) -> bytes:
+    """The frame that answers a request."""
+    header = {
+        "failure": None if reply.failure is None else asdict(reply.failure),
+        "metadata": reply.metadata,
+        "rss_bytes": condition.rss_bytes,
+    }
+    return encode_frame(header, reply.result or b"")
+
+
+def decode_reply(header: bytes, body: bytes, *, output: str) -> tuple[Reply, Condition]:
+    """The reply in a frame.
+
+    Raises:
+        MalformedFrame: it is none.
+    """
+    try:
+        document = orjson.loads(header)
+        failure = document["failure"]
+        decoded = None if failure is None else _failure(failure)
+        _require(isinstance(document["metadata"], dict), "metadata")
+        _require(isinstance(document["rss_bytes"], int), "rss_bytes")
+    except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+        raise MalformedFrame(f"{type(exc).__name__} in a reply") from exc
+    reply = Reply(
+        result=body if decoded is None else None,
+        failure=decoded,
+        metadata=document["metadata"],
+        output=output,
+    )
+    return reply, Condition(rss_bytes=document["rss_bytes"])
+
+
+def _failure(document: dict[str, Any]) -> Failure:
+    code, message, details = (document[name] for name in ("code", "message", "details"))
+    _require(isinstance(code, str) and isinstance(message, str), "failure")
+    _require(isinstance(details, dict), "details")
+    return Failure(code=code, message=message, details=details)
+
+
+def _require(condition: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if not condition:
+        raise TypeError(what)
+
+
+def readable(output: Iterable[bytes]) -> str:
+    """Text of what a job wrote, without control characters."""
+    text = b"".join(output).decode(errors="replace")
+    return "".join(char for char in text if char.isprintable() or char in "\n\t")

@@ -1,0 +1,1 @@
+"""The HTTP face, on a dispatcher that keeps its jobs in memory."""

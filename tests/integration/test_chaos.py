@@ -1,0 +1,233 @@
+"""A thousand jobs while workers, sandbox children and Valkey are killed: none lost, none doubled.
+
+Invariants, after everything has come to rest:
+
+- I1 every accepted job is final, I2 it was committed exactly once
+- I3 a final state that somebody saw never changed
+- I4 attempts only grow, and an untouched job needs one
+- I5 a completed job's counts are those of its seed
+- I6 bad source fails with its code, wherever it ran
+- I7 nothing is left over: no lease, no claim, no queued job
+- I8 one Idempotency-Key made one job
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+import redis
+
+from .fleet import BELL, Fleet, wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+JOBS = 1000
+SEED = 20261121
+SEEDS = 8
+FINAL = {"Completed", "Failed", "Cancelled"}
+WRONG = 'OPENQASM 3.0; include "stdgates.inc"; qubit q; nonsense q;'
+
+
+class History:
+    """What clients saw."""
+
+    def __init__(self) -> None:
+        self.accepted: dict[str, tuple[str, int]] = {}
+        self.seen: dict[str, str] = {}
+        self.changed: list[tuple[str, str, str]] = []
+        self.cancelled: set[str] = set()
+        self.faults: collections.Counter[str] = collections.Counter()
+
+    def see(self, task_id: str, status: str | None) -> None:
+        if status in FINAL:
+            first = self.seen.setdefault(task_id, status)
+            if first != status:
+                self.changed.append((task_id, first, status))
+
+
+def submit_all(fleet: Fleet, history: History) -> None:
+    for number in range(JOBS):
+        wrong = number % 33 == 32
+        seed = number % SEEDS
+        kind = "wrong" if wrong else "bell"
+        task = fleet.submit_stubbornly(f"key-{number}", WRONG if wrong else BELL, seed=seed)
+        history.accepted[task] = (kind, seed)
+
+
+def watch(fleet: Fleet, history: History, stop: threading.Event, chance: random.Random) -> None:
+    """Look at some jobs again and again, and cancel one now and then."""
+    while not stop.wait(0.02):
+        tasks = list(history.accepted)
+        for task in chance.sample(tasks, min(20, len(tasks))):
+            try:
+                with fleet.redis() as client:
+                    history.see(task, client.hget(f"job:{task}", "status"))
+                if chance.random() < 0.002 and fleet.request("DELETE", f"/tasks/{task}")[0] == 204:
+                    history.cancelled.add(task)
+            except (redis.RedisError, OSError):
+                break
+
+
+def break_things(fleet: Fleet, history: History, stop: threading.Event, chance: random.Random) -> None:
+    """One fault after another, each kind in turn, until told to stop."""
+    kinds = ["child", "worker", "redis", "child", "freeze", "child", "worker"]
+    while not stop.is_set():
+        for kind in kinds:
+            if stop.wait(chance.uniform(0.1, 0.7)):
+                return
+            worker = chance.choice(fleet.workers)
+            if kind == "worker":
+                fleet.kill(worker)
+                fleet.start_worker(wait=False)
+            elif kind == "redis":
+                fleet.kill_valkey()
+                stop.wait(chance.uniform(0.05, 0.8))
+                fleet.start_valkey()
+            elif kind == "freeze":
+                fleet.freeze(worker)
+                stop.wait(chance.uniform(0.5, 4))
+                fleet.thaw(worker)
+            else:
+                children = fleet.sandbox_children(worker)
+                if not children:
+                    continue
+                try:
+                    chance.choice(children).kill()
+                except psutil.NoSuchProcess:
+                    continue
+            history.faults[kind] += 1
+            for each in list(fleet.workers):
+                if each.poll() is not None:
+                    history.faults["worker ended by itself"] += 1
+                    fleet.workers.remove(each)
+                    fleet.start_worker(wait=False)
+
+
+def statuses(fleet: Fleet, history: History) -> collections.Counter[str]:
+    with fleet.redis() as client:
+        pipe = client.pipeline()
+        for task in history.accepted:
+            pipe.hget(f"job:{task}", "status")
+        found = pipe.execute()
+    for task, status in zip(history.accepted, found, strict=True):
+        history.see(task, status)
+    return collections.Counter(found)
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_jobs_survive_kills_of_everything(fleet: Fleet) -> None:
+    history, chance = History(), random.Random(SEED)
+    for _ in range(2):
+        fleet.start_worker()
+    reference = [fleet.wait(fleet.submit(seed=seed))["result"] for seed in range(SEEDS)]
+    stop = threading.Event()
+    breaking = threading.Thread(target=break_things, args=(fleet, history, stop, chance))
+    watching = threading.Thread(target=watch, args=(fleet, history, stop, random.Random(SEED)))
+    breaking.start()
+    watching.start()
+    try:
+        submit_all(fleet, history)
+        wait_until(
+            lambda: history.faults["worker"] >= 5
+            and history.faults["child"] >= 5
+            and history.faults["redis"] >= 3,
+            60,
+            "enough faults",
+        )
+    finally:
+        stop.set()
+        breaking.join()
+        watching.join()
+    fleet.start_worker()
+    wait_until(
+        lambda: set(statuses(fleet, history)) <= FINAL, 60, "every accepted job is final"
+    )
+
+    assert len(history.accepted) == JOBS, "I8"
+    assert history.changed == [], "I3"
+    with fleet.redis() as client:
+        for task, (kind, seed) in history.accepted.items():
+            record: dict[str, Any] = client.hgetall(f"job:{task}")
+            assert record["commits"] == "1", f"I2 {task}"
+            assert int(record["attempt"]) <= 5, f"I4 {task}"
+            if record["status"] == "Completed":
+                key = f"result:{task}:{record['attempt']}:0"
+                assert kind == "bell", f"I6 {task}"
+                assert json.loads(client.get(key))["counts"] == reference[seed], f"I5 {task}"
+            elif record["status"] == "Cancelled":
+                assert task in history.cancelled, f"I3 {task}"
+            else:
+                code = json.loads(record["failure"])["code"]
+                expected = {"invalid_program"} if kind == "wrong" else {"sandbox_crashed"}
+                assert code in expected, f"I6 {task}: {code}"
+        leftovers = [
+            key
+            for pattern in ("ready:*", "arrivals:*", "held:*", "leases")
+            for key in client.scan_iter(pattern)
+        ]
+        assert leftovers == [], "I7"
+        assert client.hget("running", "aer") == "0", "I7"
+    failed = [t for t in history.accepted if history.seen[t] == "Failed"]
+    crashed = len(failed) - sum(kind == "wrong" for kind, _ in history.accepted.values())
+    assert crashed <= 2, "kills by chance must not fail innocent jobs"
+    sys.stderr.write(f"chaos: {dict(history.faults)}, {len(history.cancelled)} cancelled\n")
+
+
+# --- the negative control ---------------------------------------------------------------------------
+
+PLAIN = """
+import celery, redis
+app = celery.Celery("plain", broker={url!r})
+app.conf.worker_prefetch_multiplier = 1
+app.conf.task_acks_late = True
+app.conf.task_reject_on_worker_lost = True
+@app.task(name="work")
+def work(number):
+    redis.Redis.from_url({url!r}).sadd("plain:done", number)
+"""
+
+
+def start_plain_worker(fleet: Fleet, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "celery", "-A", "plain", "worker", "-P", "solo", "-l", "INFO"]
+    worker = fleet._start("plain", command, PYTHONPATH=str(folder))
+    fleet.workers.append(worker)
+    with fleet.redis() as client:
+        wait_until(lambda: bool(client.client_list(_type="normal")) and _blocks(client), 30, "it waits for messages")
+    return worker
+
+
+def _blocks(client: redis.Redis) -> bool:
+    return any(entry["cmd"] == "brpop" for entry in client.client_list())
+
+
+def test_the_same_fault_on_plain_celery_loses_a_task(fleet: Fleet, tmp_path: Path) -> None:
+    """The negative control: the checker can see a loss, and stock Celery has it."""
+    import celery
+
+    (tmp_path / "plain.py").write_text(PLAIN.format(url=fleet.url))
+    doomed = start_plain_worker(fleet, tmp_path)
+    fleet.freeze(doomed)
+    client_app = celery.Celery("plain", broker=fleet.url, set_as_current=False)
+    client_app.send_task("work", (1,))
+    with fleet.redis() as client:
+        wait_until(lambda: client.llen("celery") == 0, 5, "the message is popped")
+    fleet.kill(doomed)
+
+    start_plain_worker(fleet, tmp_path)
+    client_app.send_task("work", (2,))
+    with fleet.redis() as client:
+        wait_until(lambda: client.sismember("plain:done", 2), 10, "the next task runs")
+        done, queued = client.smembers("plain:done"), client.llen("celery")
+        unacknowledged = client.hlen("unacked")
+
+    assert done == {"2"}
+    assert (queued, unacknowledged) == (0, 0), "the first task is nowhere: lost"

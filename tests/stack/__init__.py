@@ -1,0 +1,1 @@
+"""A stack that runs, seen from outside."""

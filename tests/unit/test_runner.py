@@ -1,0 +1,356 @@
+"""How the runner brings claimed jobs to an end, on a real store and a scripted sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from app.config import ProgramLimits
+from app.errors import MemoryLimitReached, SandboxCrashed, SandboxUnavailable, TimeLimitReached
+from app.executors import Resources
+from app.jobs.claims import ClaimStore
+from app.jobs.connection import connect_gateway, connect_worker
+from app.jobs.job import Failure, Job, JobStatus, Submission
+from app.jobs.store import JobStore
+from app.runner import Runner
+from app.sandbox.protocol import Reply, Request, SandboxKilled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WAKEUP = '{"id": "@UNIQUE@"}'
+
+
+class ScriptedSandbox:
+    """Does what the test says instead of running anything."""
+
+    def __init__(self, script: Callable[[Request, float], Reply]) -> None:
+        self.script = script
+        self.killed = threading.Event()
+
+    def run(self, *, owner: str, request: Request, time_limit_s: float) -> Reply:  # noqa: ARG002
+        self.killed.clear()
+        return self.script(request, time_limit_s)
+
+    def kill(self) -> None:
+        self.killed.set()
+
+
+def succeed(_request: Request, _time_limit_s: float) -> Reply:
+    return Reply(result=b"{}", failure=None, metadata={}, output="")
+
+
+class Bench:
+    """A runner, its store, and the gateway's side of it."""
+
+    def __init__(self, redis_url: str, script: Callable[[Request, float], Reply], slots: int) -> None:
+        self.url = redis_url
+        self.raw = redis.Redis.from_url(redis_url, decode_responses=True)
+        self.client = connect_worker(redis_url)
+        self.sandboxes = {str(i): ScriptedSandbox(script) for i in range(slots)}
+        self.claims = ClaimStore(
+            client=self.client,
+            worker="w",
+            lease_s=15,
+            wakeup_cap=4,
+            max_attempts=5,
+            max_crashes=3,
+            retention_s=1000,
+        )
+        self.runner = Runner(
+            claims=self.claims,
+            sandboxes=self.sandboxes,
+            wakeups={"aer": WAKEUP},
+            limits=ProgramLimits(),
+            resources=Resources(threads=1, memory_bytes=1 << 30, max_result_bytes=1 << 20),
+            time_limit_s=60,
+            slice_s=5,
+        )
+
+    def ask(self, question: Callable[[JobStore], Any]) -> Any:
+        async def ask() -> Any:
+            client = connect_gateway(self.url)
+            store = JobStore(
+                client=client,
+                wakeup_cap=4,
+                max_queued=1000,
+                max_queued_per_owner=1000,
+                idempotency_s=60,
+                retention_s=1000,
+            )
+            try:
+                return await question(store)
+            finally:
+                await client.aclose()
+
+        return asyncio.run(ask())
+
+    def add(self, **changes: Any) -> Job:
+        submission = Submission(
+            program_id="qasm3", params=b"p", backend="simulator@aer", **changes
+        )
+        job: Job = self.ask(
+            lambda store: store.add(
+                owner="alice", executor="aer", submission=submission, wakeup=WAKEUP
+            )
+        )
+        return job
+
+    def read(self, job: Job) -> Job:
+        found: Job = self.ask(lambda store: store.read(owner="alice", job_id=job.id))
+        return found
+
+
+@pytest.fixture
+def make_bench(redis_url: str) -> Iterator[Callable[..., Bench]]:
+    made = []
+
+    def make(script: Callable[[Request, float], Reply] = succeed, slots: int = 1) -> Bench:
+        made.append(Bench(redis_url, script, slots))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.raw.close()
+        bench.client.close()
+
+
+def test_one_wakeup_serves_every_ready_job(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    jobs = [bench.add() for _ in range(3)]
+
+    bench.runner.serve("aer")
+
+    assert {bench.read(job).status for job in jobs} == {JobStatus.COMPLETED}
+
+
+def test_a_failure_of_the_program_fails_the_job(make_bench: Callable[..., Bench]) -> None:
+    failure = Failure(code="invalid_program", message="no", details={"line": 1})
+    bench = make_bench(lambda *_: Reply(result=None, failure=failure, metadata={}, output=""))
+    job = bench.add()
+
+    bench.runner.serve("aer")
+
+    assert (bench.read(job).status, bench.read(job).failure) == (JobStatus.FAILED, failure)
+
+
+def test_the_time_limit_cancels_with_reason_1305(make_bench: Callable[..., Bench]) -> None:
+    def script(_request: Request, time_limit_s: float) -> Reply:
+        raise TimeLimitReached(f"ran {time_limit_s:g} s")
+
+    bench = make_bench(script)
+    job = bench.add(time_limit_s=2.0)
+
+    bench.runner.serve("aer")
+
+    final = bench.read(job)
+    assert (final.status, final.reason_code) == (JobStatus.CANCELLED, 1305)
+    assert final.failure == Failure(code="time_limit_reached", message="ran 2 s")
+
+
+def test_a_job_cannot_ask_for_more_time_than_the_worker_allows(
+    make_bench: Callable[..., Bench],
+) -> None:
+    limits: list[float] = []
+
+    def script(request: Request, time_limit_s: float) -> Reply:
+        limits.append(time_limit_s)
+        return succeed(request, time_limit_s)
+
+    bench = make_bench(script)
+    bench.add(time_limit_s=1e9)
+    bench.add()
+
+    bench.runner.serve("aer")
+
+    assert limits == [60, 60]
+
+
+def test_running_out_of_memory_fails_at_once(make_bench: Callable[..., Bench]) -> None:
+    def script(*_: object) -> Reply:
+        raise MemoryLimitReached("too much")
+
+    bench = make_bench(script)
+    job = bench.add()
+
+    bench.runner.serve("aer")
+
+    final = bench.read(job)
+    assert (final.status, final.attempt) == (JobStatus.FAILED, 1)
+    assert final.failure == Failure(code="memory_limit_reached", message="too much")
+
+
+def test_a_poison_job_fails_after_three_crashes_and_its_neighbours_run(
+    make_bench: Callable[..., Bench],
+) -> None:
+    def script(request: Request, time_limit_s: float) -> Reply:
+        if request.job_id == poison.id:
+            raise SandboxCrashed("SIGSEGV")
+        return succeed(request, time_limit_s)
+
+    bench = make_bench(script)
+    poison, innocent = bench.add(), bench.add()
+
+    bench.runner.serve("aer")
+
+    final = bench.read(poison)
+    assert (final.status, final.crashes) == (JobStatus.FAILED, 3)
+    assert final.failure == Failure(code="sandbox_crashed", message="SIGSEGV")
+    assert (bench.read(innocent).status, bench.read(innocent).attempt) == (JobStatus.COMPLETED, 1)
+
+
+def test_a_cancelled_job_is_killed_and_the_slot_goes_on(make_bench: Callable[..., Bench]) -> None:
+    started = threading.Event()
+
+    def script(request: Request, time_limit_s: float) -> Reply:
+        if request.job_id != long.id:
+            return succeed(request, time_limit_s)
+        started.set()
+        assert bench.sandboxes["0"].killed.wait(10)
+        raise SandboxKilled
+
+    bench = make_bench(script)
+    long, following = bench.add(), bench.add()
+    serving = threading.Thread(target=bench.runner.serve, args=("aer",))
+    serving.start()
+    assert started.wait(10)
+
+    bench.ask(lambda store: store.cancel(owner="alice", job_id=long.id))
+    assert bench.runner.kill("0", following.id) is False
+    assert bench.runner.kill("0", long.id) is True
+    serving.join(10)
+
+    assert bench.read(long).status is JobStatus.CANCELLED
+    assert bench.read(following).status is JobStatus.COMPLETED
+    assert bench.raw.hget(f"job:{long.id}", "crashes") == "0"
+
+
+def test_without_a_sandbox_jobs_go_back_untouched(make_bench: Callable[..., Bench]) -> None:
+    def script(*_: object) -> Reply:
+        bench.runner.drain(0)
+        raise SandboxUnavailable("cannot fork")
+
+    bench = make_bench(script)
+    job = bench.add()
+
+    bench.runner.serve("aer")
+
+    back = bench.read(job)
+    assert (back.status, back.crashes) == (JobStatus.QUEUED, 0)
+
+
+def test_a_bug_in_the_runner_is_recorded_and_raised(make_bench: Callable[..., Bench]) -> None:
+    def script(*_: object) -> Reply:
+        raise ZeroDivisionError
+
+    bench = make_bench(script)
+    job = bench.add()
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            bench.runner.serve("aer")
+
+    final = bench.read(job)
+    assert final.status is JobStatus.FAILED
+    assert final.failure is not None
+    assert final.failure.code == "internal_error"
+
+
+def test_a_draining_runner_claims_nothing_and_leaves_a_wakeup(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench()
+    job = bench.add()
+    bench.raw.delete("aer")
+
+    bench.runner.drain(1)
+    bench.runner.serve("aer")
+
+    assert bench.read(job).status is JobStatus.QUEUED
+    assert bench.raw.llen("aer") == 1
+
+
+def test_drain_lets_a_running_job_end(make_bench: Callable[..., Bench]) -> None:
+    started, may_end = threading.Event(), threading.Event()
+
+    def script(request: Request, time_limit_s: float) -> Reply:
+        started.set()
+        assert may_end.wait(10)
+        return succeed(request, time_limit_s)
+
+    bench = make_bench(script)
+    job = bench.add()
+    serving = threading.Thread(target=bench.runner.serve, args=("aer",))
+    serving.start()
+    assert started.wait(10)
+    draining = threading.Thread(target=bench.runner.drain, args=(10,))
+    draining.start()
+
+    may_end.set()
+    draining.join(10)
+    serving.join(10)
+
+    assert bench.read(job).status is JobStatus.COMPLETED
+
+
+def test_drain_returns_a_job_that_does_not_end_in_time(make_bench: Callable[..., Bench]) -> None:
+    started = threading.Event()
+
+    def script(*_: object) -> Reply:
+        started.set()
+        assert bench.sandboxes["0"].killed.wait(10)
+        raise SandboxKilled
+
+    bench = make_bench(script)
+    job = bench.add()
+    serving = threading.Thread(target=bench.runner.serve, args=("aer",))
+    serving.start()
+    assert started.wait(10)
+
+    bench.runner.drain(0.01)
+    serving.join(10)
+
+    back = bench.read(job)
+    assert (back.status, back.crashes) == (JobStatus.QUEUED, 0)
+
+
+def test_slots_run_side_by_side(make_bench: Callable[..., Bench]) -> None:
+    both = threading.Barrier(2)
+
+    def script(request: Request, time_limit_s: float) -> Reply:
+        both.wait(10)
+        return succeed(request, time_limit_s)
+
+    bench = make_bench(script, slots=2)
+    jobs = [bench.add(), bench.add()]
+    threads = [threading.Thread(target=bench.runner.serve, args=("aer",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert {bench.read(job).status for job in jobs} == {JobStatus.COMPLETED}
+
+
+def test_what_was_run_while_redis_was_away_is_recorded(
+    make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.errors import Unavailable
+
+    bench = make_bench()
+    job = bench.add()
+    real, faults = bench.claims.next, iter([None, Unavailable("away"), Unavailable("away")])
+
+    def faulty(**arguments: Any) -> Any:
+        if fault := next(faults, None):
+            raise fault
+        return real(**arguments)
+
+    monkeypatch.setattr(bench.claims, "next", faulty)
+    bench.runner.serve("aer")
+
+    assert bench.read(job).status is JobStatus.COMPLETED

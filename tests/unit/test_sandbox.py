@@ -1,0 +1,343 @@
+"""A job can hurt only itself: every misbehaviour ends in its error, and the next job runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import psutil
+import pytest
+
+from app.config import ProgramLimits, SandboxLimits
+from app.errors import MemoryLimitReached, SandboxCrashed, TimeLimitReached
+from app.executors import Resources
+from app.sandbox.pool import SandboxPool, SandboxSlot
+from app.sandbox.protocol import Request, SandboxKilled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PERFORM = "tests.unit.sandbox_jobs:perform"
+MIB = 1 << 20
+RESOURCES = Resources(threads=1, memory_bytes=512 * MIB, max_result_bytes=MIB)
+LINUX = sys.platform == "linux"
+
+
+def make_pool(slots: int = 1, **limits: Any) -> SandboxPool:
+    values = {"memory_bytes": 512 * MIB, "output_bytes": 1000} | limits
+    return SandboxPool(
+        limits=SandboxLimits(**values), resources=RESOURCES, slots=slots, perform=PERFORM
+    )
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[SandboxPool]:
+    pool = make_pool(slots=2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def slot(pool: SandboxPool) -> SandboxSlot:
+    return pool.slots[0]
+
+
+@pytest.fixture
+def own_pool() -> Iterator[Callable[..., SandboxPool]]:
+    """A pool with other limits, or one to be broken."""
+    made = []
+
+    def make(**limits: Any) -> SandboxPool:
+        made.append(make_pool(**limits))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+def ask(
+    slot: SandboxSlot, job: str, text: str = "", *, owner: str = "alice", time_limit_s: float = 30
+) -> Any:
+    request = Request(
+        job_id="id",
+        program_id=job,
+        target="simulator",
+        executor="aer",
+        params=text.encode(),
+        limits=ProgramLimits(),
+        resources=RESOURCES,
+    )
+    reply = slot.run(owner=owner, request=request, time_limit_s=time_limit_s)
+    assert reply.result is not None
+    return orjson.loads(reply.result)
+
+
+def works(slot: SandboxSlot) -> bool:
+    return bool(ask(slot, "echo", "fine") == "fine")
+
+
+# --- children and owners ------------------------------------------------------------------------
+
+
+def test_an_owners_jobs_share_a_child(slot: SandboxSlot) -> None:
+    assert ask(slot, "pid") == ask(slot, "pid") == slot.pid
+
+
+def test_another_owner_gets_another_child(slot: SandboxSlot) -> None:
+    first = ask(slot, "pid", owner="alice")
+    second = ask(slot, "pid", owner="bob")
+    assert first != second
+    assert not psutil.pid_exists(first)
+
+
+def test_what_one_owner_poisons_another_never_sees(slot: SandboxSlot) -> None:
+    ask(slot, "poison", "poisoned", owner="alice")
+    assert ask(slot, "poison", "mine", owner="bob") == ""
+    assert ask(slot, "poison", "", owner="alice") == ""
+
+
+def test_a_child_is_replaced_after_so_many_jobs(own_pool: Callable[..., SandboxPool]) -> None:
+    slot = own_pool(jobs_per_child=2).slots[0]
+    pids = [ask(slot, "pid") for _ in range(4)]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_child_that_grows_is_replaced(own_pool: Callable[..., SandboxPool]) -> None:
+    slot = own_pool(growth_bytes=16 * MIB).slots[0]
+    works(slot)
+    grown = ask(slot, "grow")
+    assert ask(slot, "pid") != grown
+
+
+def test_a_child_that_was_out_of_memory_is_replaced(slot: SandboxSlot) -> None:
+    before = ask(slot, "pid")
+    request = Request(
+        job_id="id",
+        program_id="starved",
+        target="simulator",
+        executor="aer",
+        params=b"",
+        limits=ProgramLimits(),
+        resources=RESOURCES,
+    )
+    reply = slot.run(owner="alice", request=request, time_limit_s=30)
+    assert reply.failure is not None
+    assert ask(slot, "pid") != before
+
+
+# --- deaths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("job", "text", "told"),
+    [
+        ("segfault", "", "SIGSEGV"),
+        ("abort", "", "SIGABRT"),
+        ("exits", "3", "exit code 3"),
+        ("exits", "0", "exit code 0"),
+        ("nonsense", "", "malformed"),
+        ("two_replies", "", "malformed"),
+        ("huge", "", "malformed"),
+    ],
+)
+def test_a_crash_is_named_and_the_next_job_runs(
+    slot: SandboxSlot, job: str, text: str, told: str
+) -> None:
+    with pytest.raises(SandboxCrashed, match=told):
+        ask(slot, job, text)
+    assert works(slot)
+
+
+def test_a_child_killed_from_outside_counts_as_a_crash(slot: SandboxSlot) -> None:
+    started = threading.Timer(0.2, lambda: os.kill(slot.pid or 0, signal.SIGKILL))
+    works(slot)
+    started.start()
+    with pytest.raises(SandboxCrashed, match="SIGKILL"):
+        ask(slot, "endless")
+    assert works(slot)
+
+
+@pytest.mark.parametrize("job", ["endless", "compute"])
+def test_the_time_limit_ends_whatever_runs(slot: SandboxSlot, job: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeLimitReached, match=r"limit of 0\.3 s"):
+        ask(slot, job, time_limit_s=0.3)
+    assert time.monotonic() - began < 2
+    assert works(slot)
+
+
+def test_a_kill_from_another_thread_ends_the_job(slot: SandboxSlot) -> None:
+    works(slot)
+    child = psutil.Process(slot.pid)
+    threading.Timer(0.2, slot.kill).start()
+    with pytest.raises(SandboxKilled):
+        ask(slot, "compute")
+    assert not child.is_running()
+    assert works(slot)
+
+
+def test_a_kill_that_comes_too_late_hurts_no_other_job(slot: SandboxSlot) -> None:
+    works(slot)
+    slot.kill()
+    assert works(slot)
+
+
+def test_memory_beyond_the_limit_is_refused_to_the_job_alone(slot: SandboxSlot) -> None:
+    with pytest.raises((MemoryLimitReached, SandboxCrashed)):
+        ask(slot, "hoard")
+    assert works(slot)
+
+
+def test_a_failed_allocation_in_native_code_is_told_as_such(slot: SandboxSlot) -> None:
+    with pytest.raises(MemoryLimitReached, match="512 MiB"):
+        ask(slot, "bad_alloc")
+    assert works(slot)
+
+
+def test_a_lost_zygote_is_replaced(own_pool: Callable[..., SandboxPool]) -> None:
+    pool = own_pool()
+    slot = pool.slots[0]
+    works(slot)
+    before = pool.zygote_pid
+    assert before is not None
+    child = psutil.Process(slot.pid)
+    os.kill(before, signal.SIGKILL)
+    psutil.wait_procs([child], timeout=5)
+
+    with pytest.raises(SandboxCrashed):
+        ask(slot, "echo")
+
+    assert works(slot)
+    assert pool.zygote_pid != before
+
+
+# --- what goes in and out -------------------------------------------------------------------------
+
+
+def test_a_large_result_comes_back_whole(slot: SandboxSlot) -> None:
+    request = Request(
+        job_id="id",
+        program_id="large",
+        target="simulator",
+        executor="aer",
+        params=str(MIB).encode(),
+        limits=ProgramLimits(),
+        resources=RESOURCES,
+    )
+    reply = slot.run(owner="alice", request=request, time_limit_s=30)
+    assert reply.result == b"r" * MIB
+
+
+def test_large_params_reach_the_child(slot: SandboxSlot) -> None:
+    assert ask(slot, "length", "p" * (4 * MIB)) == 4 * MIB
+
+
+def test_a_result_beyond_the_limit_is_refused(slot: SandboxSlot) -> None:
+    with pytest.raises(SandboxCrashed, match="malformed"):
+        ask(slot, "large", str(4 * MIB))
+    assert works(slot)
+
+
+def test_output_is_kept_readable_and_cut(slot: SandboxSlot) -> None:
+    request = Request(
+        job_id="id",
+        program_id="chatter",
+        target="simulator",
+        executor="aer",
+        params=b"500000",
+        limits=ProgramLimits(),
+        resources=RESOURCES,
+    )
+    reply = slot.run(owner="alice", request=request, time_limit_s=30)
+    assert reply.output.startswith("[31mred[0mooo")
+    assert len(reply.output) <= 1000
+
+
+# --- confinement ----------------------------------------------------------------------------------
+
+
+def test_a_child_has_none_of_the_workers_environment(
+    own_pool: Callable[..., SandboxPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY", "secret")
+    slot = own_pool().slots[0]
+    found = ask(slot, "environment")
+    assert "CANARY" not in found
+    assert not any("REDIS" in name for name in found)
+
+
+def test_a_child_has_its_job_socket_and_its_output_and_nothing_else(slot: SandboxSlot) -> None:
+    with socket.socket() as canary:
+        canary.bind(("127.0.0.1", 0))
+        found = [name for name in ask(slot, "descriptors") if "/proc" not in name]
+    kinds = sorted(name.split(":")[0] for name in found)
+    assert kinds == ["/dev/null", "pipe", "pipe", "socket"]
+
+
+def test_limits_of_the_kernel_are_in_force(slot: SandboxSlot) -> None:
+    found = ask(slot, "limits")
+    assert (found["RLIMIT_CORE"], found["RLIMIT_FSIZE"], found["RLIMIT_NOFILE"]) == (0, 0, 64)
+    assert 0 < found["RLIMIT_AS"] < 1 << 40
+    assert 0 < found["RLIMIT_CPU"] < 1000
+
+
+@pytest.mark.skipif(not LINUX, reason="Linux has these fields")
+def test_a_child_is_confined(slot: SandboxSlot) -> None:
+    found = ask(slot, "status")
+    assert found["NoNewPrivs"] == "1"
+    assert found["Seccomp"] == "2"
+    assert found["oom_score_adj"] == "1000"
+    assert found["session"] == found["Pid"]
+    assert found["Threads"] == "1"
+
+
+@pytest.mark.skipif(not LINUX, reason="the filter is Linux's")
+def test_what_a_circuit_never_needs_is_refused(slot: SandboxSlot, tmp_path: Path) -> None:
+    found = ask(slot, "refusals", str(tmp_path / "file"))
+    written = tmp_path / "file"
+    assert found.pop("write") in ("EFBIG", "EACCES")
+    assert not written.exists() or written.stat().st_size == 0
+    assert set(found.values()) == {"EPERM"}, found
+
+
+def test_a_simulation_may_have_threads(slot: SandboxSlot) -> None:
+    assert ask(slot, "threads", "8") == 8
+
+
+def test_the_zygote_has_one_thread(pool: SandboxPool) -> None:
+    assert psutil.Process(pool.zygote_pid).num_threads() == 1
+
+
+PARENT = """
+import sys, time
+sys.path.insert(0, {root!r})
+from tests.unit.test_sandbox import make_pool, works
+pool = make_pool()
+works(pool.slots[0])
+print("family", pool.zygote_pid, pool.slots[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_nothing_outlives_a_killed_worker() -> None:
+    program = PARENT.format(root=str(Path(__file__).parent.parent.parent))
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    line = next(line for line in parent.stdout if line.startswith(b"family"))
+    family = [psutil.Process(int(pid)) for pid in line.split()[1:]]
+
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []

@@ -1,0 +1,119 @@
+"""What the clock makes a worker do, on a real store."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from app.jobs.claims import Busy, ClaimStore
+from app.jobs.connection import connect_worker
+from app.jobs.job import WorkerReport
+from app.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+REPORT = WorkerReport(
+    id="w", host="h", pid=1, executors=("aer",), slots=2, busy=0, versions={"qiskit": "2"}
+)
+
+
+class RecordingRunner:
+    """Says what is busy; notes what is killed."""
+
+    def __init__(self, *busy: Busy) -> None:
+        self._busy = busy
+        self.killed: list[tuple[str, str]] = []
+        self.heard = threading.Event()
+
+    def busy(self) -> tuple[Busy, ...]:
+        return self._busy
+
+    def kill(self, slot_name: str, job_id: str) -> bool:
+        self.killed.append((slot_name, job_id))
+        self.heard.set()
+        return True
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with connect_worker(redis_url) as client:
+        yield client
+
+
+def sweeper(client: redis.Redis, runner: RecordingRunner, heartbeat: Path | None = None) -> Sweeper:
+    claims = ClaimStore(
+        client=client,
+        worker="w",
+        lease_s=15,
+        wakeup_cap=4,
+        max_attempts=5,
+        max_crashes=3,
+        retention_s=1000,
+    )
+    return Sweeper(
+        claims=claims,
+        client=client,
+        runner=runner,  # type: ignore[arg-type]
+        report=REPORT,
+        wakeups={"aer": "{}"},
+        beat_s=0.01,
+        heartbeat_file=heartbeat,
+    )
+
+
+def test_a_tick_reports_the_worker_and_how_busy_it_is(client: redis.Redis) -> None:
+    sweeper(client, RecordingRunner(Busy(slot="0", job_id="none", attempt=1))).tick()
+    assert b'"busy": 1' in client.get("worker:w")
+
+
+def test_a_tick_kills_what_is_no_longer_ours(client: redis.Redis) -> None:
+    runner = RecordingRunner(Busy(slot="0", job_id="gone", attempt=1))
+    sweeper(client, runner).tick()
+    assert runner.killed == [("0", "gone")]
+
+
+def test_the_heartbeat_file_is_touched_even_while_redis_is_away(tmp_path: Path) -> None:
+    heartbeat, stop = tmp_path / "heartbeat", threading.Event()
+    away = connect_worker("redis://127.0.0.1:1/0")
+    stop.set()
+
+    sweeper(away, RecordingRunner(), heartbeat).keep(stop)
+
+    assert heartbeat.exists()
+    away.close()
+
+
+def test_a_cancellation_reaches_the_slot_it_names(client: redis.Redis) -> None:
+    runner, stop = RecordingRunner(), threading.Event()
+    listening = threading.Thread(target=sweeper(client, runner).listen, args=(stop,))
+    listening.start()
+    while client.publish("cancel", "other:0 foreign") == 0:
+        stop.wait(0.01)
+
+    client.publish("cancel", "w:1 job")
+
+    assert runner.heard.wait(10)
+    stop.set()
+    listening.join(10)
+    assert runner.killed == [("1", "job")]
+
+
+def test_a_broken_subscription_is_made_again(client: redis.Redis) -> None:
+    runner, stop = RecordingRunner(), threading.Event()
+    listening = threading.Thread(target=sweeper(client, runner).listen, args=(stop,))
+    listening.start()
+    while client.publish("cancel", "other:0 foreign") == 0:
+        stop.wait(0.01)
+
+    client.client_kill_filter(_type="pubsub")
+    while client.publish("cancel", "w:1 job") == 0:
+        stop.wait(0.01)
+
+    assert runner.heard.wait(10)
+    stop.set()
+    listening.join(10)
