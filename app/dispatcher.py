@@ -219,4 +219,5 @@ def _invalid_program(details: Mapping[str, Any]) -> InvalidProgram:
         line=details["line"],
         column=details["column"],
         source_line=details["source_line"],
+        caret=details["caret"],
     )

@@ -165,6 +165,7 @@ class InvalidProgram(JobFailure):
         line: int | None = None,
         column: int | None = None,
         source_line: str | None = None,
+        caret: int | None = None,
     ) -> None:
         """Make the failure.
 
@@ -173,7 +174,8 @@ class InvalidProgram(JobFailure):
             message: what is wrong, and what is allowed.
             line: 1-based line of the source.
             column: 1-based column.
-            source_line: that line of the source, cut to a readable length.
+            source_line: that line of the source, cut to a readable length around the column.
+            caret: 1-based position in ``source_line`` that the column is at; ``column`` if None.
         """
         super().__init__(
             message,
@@ -182,7 +184,9 @@ class InvalidProgram(JobFailure):
             line=line,
             column=column,
             source_line=source_line,
+            caret=column if caret is None else caret,
         )
+        self.caret = column if caret is None else caret
         self.reason = reason
         self.line = line
         self.column = column
@@ -196,8 +200,8 @@ class InvalidProgram(JobFailure):
         text = f"{self.message} ({place})"
         if self.source_line is not None:
             text += f"\n{self.source_line}"
-            if self.column is not None:
-                text += "\n" + " " * (self.column - 1) + "^"
+            if self.caret is not None:
+                text += "\n" + " " * (self.caret - 1) + "^"
         return text
 
 

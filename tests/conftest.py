@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    """One server for the whole run, on a free port."""
+    """One server for the whole run, on a free port; it dies with us."""
     server = EmbeddedValkey(folder=tmp_path_factory.mktemp("valkey"), fsync="everysec")
     server.start()
     yield server

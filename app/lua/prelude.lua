@@ -127,7 +127,7 @@ local function finalise(id, job, status, failure, reason_code, retention_ms, now
   redis.call('HINCRBY', 'job:' .. id, 'commits', 1)
   if not job.listed then retention_ms = math.min(retention_ms, UNLISTED_RETENTION_MS) end
   redis.call('ZADD', 'expiry', now + retention_ms, id)
-  count(1, 'jobs_finished_total', status, job.executor)
+  if job.listed then count(1, 'jobs_finished_total', status, job.executor) end
   redis.call('PUBLISH', 'done', id)
 end
 

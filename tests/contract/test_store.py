@@ -208,10 +208,16 @@ async def test_a_foreign_cursor_is_refused(store: JobStore, cursor: str) -> None
         await store.list(owner="alice", limit=2, cursor=cursor)
 
 
-async def test_an_unlisted_job_appears_in_no_list(store: JobStore) -> None:
+async def test_an_unlisted_job_appears_in_no_list_and_no_counter(
+    store: JobStore, worker: ClaimStore
+) -> None:
     job = await add(store, listed=False)
+    end(worker, completed(claimed(worker)))
+
     assert (await store.list(owner="alice", limit=10, cursor=None)).jobs == ()
-    assert (await store.read(owner="alice", job_id=job.id)).id == job.id
+    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.COMPLETED
+    counters = (await store.snapshot(executors=["aer"])).counters
+    assert not {name for name, _ in counters} & {"jobs_submitted_total", "jobs_finished_total"}
 
 
 async def test_position_counts_the_owners_queued_jobs(store: JobStore, worker: ClaimStore) -> None:

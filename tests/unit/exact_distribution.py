@@ -142,7 +142,7 @@ def _block(
     return branches
 
 
-def _apply(  # noqa: PLR0911 - one return for each kind of operation
+def _apply(
     instruction: Any, branch: _Branch, qubits: Mapping[Any, int], clbits: Mapping[Any, int]
 ) -> list[_Branch]:
     operation = instruction.operation
@@ -259,9 +259,7 @@ def _holds(condition: Any, bits: int, clbits: Mapping[Any, int]) -> bool:
     return _value(target, bits, clbits) == int(value)
 
 
-def _value(  # noqa: PLR0911 - one return for each kind of node
-    node: Any, bits: int, clbits: Mapping[Any, int]
-) -> int:
+def _value(node: Any, bits: int, clbits: Mapping[Any, int]) -> int:
     match node:
         case Clbit():
             return bits >> clbits[node] & 1

@@ -174,6 +174,26 @@ def test_the_last_measurement_into_a_bit_wins() -> None:
     assert run(circuit).counts == {"1": SHOTS}
 
 
+def test_the_order_of_measurements_does_not_matter() -> None:
+    circuit = QuantumCircuit(2, 2)
+    circuit.x(0)
+    circuit.rx(2 * pi, 1)
+    circuit.measure([1, 0], [1, 0])
+
+    assert run(circuit).counts == {"01": SHOTS}
+
+
+def test_an_idle_qubit_overwrites_a_bit_in_the_middle_of_a_circuit() -> None:
+    circuit = QuantumCircuit(2, 2)
+    circuit.x(0)
+    circuit.measure(0, 0)
+    circuit.x(0)
+    circuit.measure(0, 1)
+    circuit.measure(1, 0)
+
+    assert run(circuit).counts == {"00": SHOTS}
+
+
 # --- gates ------------------------------------------------------------------------------------
 
 
@@ -370,6 +390,21 @@ def with_inner_bits() -> QuantumCircuit:
     return circuit
 
 
+def with_swapped_bits() -> QuantumCircuit:
+    """A block that lists the bits of the circuit around it in another order."""
+    circuit = QuantumCircuit(2, 2)
+    low, high = circuit.clbits
+    inner = QuantumCircuit(1)
+    inner.x(0)
+    block = QuantumCircuit([circuit.qubits[1]], [low, high])
+    block.append(IfElseOp((low, 1), inner), [0])
+    circuit.h(0)
+    circuit.measure(0, 1)
+    circuit.append(IfElseOp((low, 0), block), [1], [high, low])
+    circuit.measure(1, 0)
+    return circuit
+
+
 DYNAMIC = {
     build.__name__: build
     for build in (
@@ -381,6 +416,7 @@ DYNAMIC = {
         reset_halfway,
         measured_halfway,
         with_inner_bits,
+        with_swapped_bits,
     )
 }
 
@@ -428,6 +464,38 @@ def test_a_clifford_circuit_with_feed_forward_is_exact_as_a_stabilizer(
 
     assert result.metadata["method"] == "stabilizer"
     assert_exact(circuit, result)
+
+
+@pytest.mark.parametrize("turns", range(-4, 5))
+@pytest.mark.parametrize("gate", ["rz", "p"])
+def test_quarter_turns_about_z_are_exact_as_a_stabilizer(
+    gate: str, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods, "_STATEVECTOR_CLIFFORD_QUBITS", 0)
+    circuit = QuantumCircuit(1, 1)
+    circuit.h(0)
+    getattr(circuit, gate)(turns * pi / 2, 0)
+    circuit.s(0)
+    circuit.h(0)
+    circuit.measure(0, 0)
+
+    result = run(circuit)
+
+    assert result.metadata["method"] == "stabilizer"
+    assert_exact(circuit, result)
+
+
+def test_clifford_branches_that_do_not_fit_run_as_a_stabilizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(methods, "_branches", lambda *_: 10**9)
+    circuit = QuantumCircuit(1, 2)
+    circuit.h(0)
+    circuit.measure(0, 0)
+    circuit.h(0)
+    circuit.measure(0, 1)
+
+    assert run(circuit).metadata["method"] == "stabilizer"
 
 
 def test_a_for_loop_without_measurements_is_sampled_like_straight_code() -> None:

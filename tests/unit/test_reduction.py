@@ -138,3 +138,17 @@ def test_a_circuit_with_jumps_keeps_all_its_operations_but_no_idle_qubit() -> No
     assert answer.readout is None
     assert answer.qubits == 2
     assert answer.written == {0, 1}
+
+
+def test_what_happened_to_a_qubit_before_its_reset_is_removed() -> None:
+    circuit = QuantumCircuit(2, 1)
+    circuit.h(1)
+    circuit.cx(1, 0)
+    circuit.reset(0)
+    circuit.x(0)
+    circuit.measure(0, 0)
+
+    answer = reduced(circuit)
+
+    assert [step.name for step in answer.steps] == ["x"]
+    assert answer.qubits == 1

@@ -1,0 +1,37 @@
+"""How do params become a program, and a result bytes? In the sandbox only: it reads what users wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from app.errors import InvalidProgram
+from app.primitives.params import decode_qasm_params
+from app.primitives.programs import QASM3, QASM3_CHECK, QasmProgram
+from app.primitives.qasm.load import load_circuit
+
+if TYPE_CHECKING:
+    from app.config import ProgramLimits
+    from app.primitives.programs import CountsResult
+
+
+def decode_program(program_id: str, params: bytes, limits: ProgramLimits) -> QasmProgram:
+    """The program in params, validated and sanitised.
+
+    Raises:
+        InvalidProgram: it is not valid, or above a limit; the failure says where.
+    """
+    if program_id not in (QASM3, QASM3_CHECK):
+        raise InvalidProgram("program_id", f"there is no program {program_id[:64]!r}")
+    task = decode_qasm_params(params)
+    if not 1 <= task.shots <= limits.shots:
+        message = f"{task.shots} shots; 1 to {limits.shots} are allowed"
+        raise InvalidProgram("shots", message)
+    circuit = load_circuit(task.source, limits)
+    return QasmProgram(circuit=circuit, shots=task.shots, seed=task.seed)
+
+
+def encode_result(result: CountsResult) -> bytes:
+    """The stored form of a result: ``{"counts": {bitstring: occurrences}, "metadata": {…}}``."""
+    return orjson.dumps({"counts": result.counts, "metadata": result.metadata})

@@ -1,0 +1,294 @@
+"""Which circuit does a syntax tree mean? ``qiskit_qasm3_import``, corrected.
+
+What version 0.6.0 gets wrong, and is put right here: parameters of a gate are bound in order of
+declaration, not of the alphabet; negative, reversed and open slices pick the bits the specification
+names; integer division truncates; a scalar bit is a register of one bit, so that counts show it; slices
+and aliases of bits make no extra register, so that counts do not repeat them; a bit can be compared with
+0 and 1; user-defined gates get names that no simulator knows; every error has a true place.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from openqasm3 import ast
+from qiskit.circuit import ClassicalRegister, Clbit, Parameter, Qubit
+from qiskit.circuit.classical import expr
+from qiskit_qasm3_import import expression, types
+from qiskit_qasm3_import.converter import ConvertVisitor, GateBuilder, _escape_qasm2
+from qiskit_qasm3_import.data import Scope, Symbol
+from qiskit_qasm3_import.exceptions import ConversionError, raise_from_node
+from qiskit_qasm3_import.state import GateScope
+
+from app.primitives.qasm.place import MESSAGE_CHARS, Place, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qiskit import QuantumCircuit
+    from qiskit_qasm3_import.state import State
+
+#: Stands in front of every user-defined operation's name: simulators look at names.
+USER_PREFIX = "user__"
+
+_PLACED = re.compile(r"(\d+),(\d+): (.*)", re.DOTALL)
+_COMPARISONS = {
+    "==": expr.equal,
+    "!=": expr.not_equal,
+    "<": expr.less,
+    "<=": expr.less_equal,
+    ">": expr.greater,
+    ">=": expr.greater_equal,
+}
+_CONNECTIVES = {"&&": expr.logic_and, "||": expr.logic_or}
+
+
+def convert(program: ast.Program) -> QuantumCircuit:
+    """The circuit of a program that is within its budget.
+
+    Raises:
+        Rejected: it means nothing, or nothing that can be run.
+    """
+    try:
+        state = _Converter().convert(program)
+    except ConversionError as exc:
+        raise _placed(exc) from exc
+    if state.circuit.parameters:
+        names = ", ".join(sorted(parameter.name[:32] for parameter in state.circuit.parameters))
+        message = f"the program has inputs without a value: {names[:200]}; write the values instead"
+        raise Rejected("unbound_input", message)
+    return state.circuit
+
+
+def _placed(error: ConversionError) -> Rejected:
+    match = _PLACED.fullmatch(error.message)
+    if match is None:
+        return Rejected("semantic", error.message[:MESSAGE_CHARS])
+    place = Place(int(match[1]), int(match[2]) + 1)
+    return Rejected("semantic", match[3][:MESSAGE_CHARS], place)
+
+
+class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstream
+    """Values of expressions."""
+
+    def visit_BinaryExpression(self, node: ast.BinaryExpression) -> tuple[Any, Any]:  # noqa: N802
+        if node.op.name == "/":
+            (left, left_type), (right, right_type) = self.visit(node.lhs), self.visit(node.rhs)
+            whole = (types.Int, types.Uint)
+            if isinstance(left_type, whole) and isinstance(right_type, whole):
+                if not right:
+                    raise_from_node(node, "division by zero")
+                if left_type.const and right_type.const:
+                    quotient = abs(left) // abs(right)
+                    value = quotient if (left < 0) == (right < 0) else -quotient
+                    return value, expression.join_integer_types(left_type, right_type)
+        return super().visit_BinaryExpression(node)
+
+    def _index_collection(
+        self, collection: Any, collection_type: Any, indexer: Any, base: ast.QASMNode
+    ) -> tuple[Any, Any]:
+        is_range = (
+            not isinstance(indexer, ast.DiscreteSet)
+            and len(indexer) == 1
+            and isinstance(indexer[0], ast.RangeDefinition)
+        )
+        if not (is_range and isinstance(collection_type, (types.BitArray, types.QubitArray))):
+            return super()._index_collection(collection, collection_type, indexer, base)
+        start, end, step = self._range(indexer[0])
+        chosen = _slice(len(collection), start, end, step, base)
+        bits = [collection[i] for i in chosen]
+        return bits, type(collection_type)(len(bits))
+
+    def _range(self, node: ast.RangeDefinition) -> tuple[int | None, int | None, int | None]:
+        values = []
+        for part in (node.start, node.end, node.step):
+            value, kind = (None, None) if part is None else self.visit(part)
+            if kind is not None and not (isinstance(kind, (types.Int, types.Uint)) and kind.const):
+                raise_from_node(node, "can only handle constant ranges")
+            values.append(value)
+        return values[0], values[1], values[2]
+
+
+# ``resolve_condition`` upstream makes resolvers by this name; ours replaces it, so that one program has
+# one meaning throughout.
+expression.ValueResolver = _Values
+
+
+def _slice(
+    length: int, start: int | None, end: int | None, step: int | None, node: ast.QASMNode
+) -> range:
+    """Indices of ``[start:step:end]``: both ends belong to it, negative ones count from the end."""
+    step = 1 if step is None else step
+    if step == 0:
+        raise_from_node(node, "the step of a range is 0")
+    first, last = (0, length - 1) if step > 0 else (length - 1, 0)
+    start = first if start is None else start + length * (start < 0)
+    end = last if end is None else end + length * (end < 0)
+    chosen = range(start, end + (1 if step > 0 else -1), step)
+    if len(chosen) and not (0 <= chosen[0] < length and 0 <= chosen[-1] < length):
+        raise_from_node(node, f"the range is outside of a register of {length} bits")
+    return chosen
+
+
+class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
+    """The upstream visitor with its mistakes put right."""
+
+    def visit(self, node: ast.QASMNode, context: State | None = None) -> Any:
+        try:
+            return super().visit(node, context)
+        except (ConversionError, Rejected, RecursionError, MemoryError):
+            raise
+        except Exception as exc:
+            # Whatever Qiskit says of wrong indices, operands or arities has no place of its own.
+            message = str(exc).strip("'\"")[:MESSAGE_CHARS] or "this statement cannot be understood"
+            raise Rejected("semantic", message, Place.of(node.span)) from exc
+
+    def _resolve_generic(
+        self,
+        node: ast.Expression,
+        context: State,
+        strict: bool,  # noqa: FBT001 - upstream's signature
+    ) -> tuple[Any, Any]:
+        value: tuple[Any, Any] = _Values(context, strict).resolve(node)
+        return value
+
+    def _resolve_angle(self, node: ast.Expression, context: State) -> Any:
+        value = super()._resolve_angle(node, context)
+        if isinstance(value, (int, float)) and not math.isfinite(value):
+            raise Rejected("not_finite", "this angle is not a finite number", Place.of(node.span))
+        return value
+
+    def visit_QuantumGateDefinition(  # noqa: N802
+        self, node: ast.QuantumGateDefinition, context: State
+    ) -> State:
+        with GateScope(context) as inner:
+            parameters = [Parameter(name.name) for name in node.arguments]
+            for parameter in parameters:
+                symbol = Symbol(parameter.name, parameter, types.Angle(), Scope.GATE, node)
+                inner.symbol_table.insert(symbol)
+                inner.all_parameters.add(parameter)
+            bits = [Qubit() for _ in node.qubits]
+            inner.circuit.add_bits(bits)
+            for name, bit in zip(node.qubits, bits, strict=True):
+                symbol = Symbol(name.name, bit, types.Qubit(), Scope.GATE, node)
+                inner.symbol_table.insert(symbol)
+            for statement in node.body:
+                self.visit(statement, inner)
+        name = node.name.name
+        builder = GateBuilder(USER_PREFIX + name, inner.circuit, order=parameters)
+        return self._define_gate(name, builder, len(parameters), len(bits), node, context)
+
+    def visit_ClassicalDeclaration(  # noqa: N802
+        self, node: ast.ClassicalDeclaration, context: State
+    ) -> State:
+        scalar = isinstance(node.type, ast.BitType) and node.type.size is None
+        if context.scope is not Scope.GLOBAL or not scalar:
+            return super().visit_ClassicalDeclaration(node, context)
+        name, value = node.identifier.name, node.init_expression
+        register = ClassicalRegister(1, name=_escape_qasm2(name))
+        context.circuit.add_register(register)
+        bit = register[0]
+        context.symbol_table.insert(Symbol(name, bit, types.Bit(), context.scope, node))
+        if value is not None:
+            if not isinstance(value, ast.QuantumMeasurement):
+                raise_from_node(value, "initialisation of classical bits is not supported")
+            context.circuit.measure(self._resolve_qarg(value.qubit, context), bit)
+        return context
+
+    def visit_AliasStatement(self, node: ast.AliasStatement, context: State) -> State:  # noqa: N802
+        bits, kind = self._resolve_generic(node.value, context, strict=True)
+        if not isinstance(kind, types.BitArray):
+            return super().visit_AliasStatement(node, context)
+        symbol = Symbol(node.target.name, list(bits), kind, context.scope, node)
+        context.symbol_table.insert(symbol)
+        return context
+
+    def _resolve_condition(self, node: ast.Expression, context: State) -> Any:
+        """A condition as Qiskit's ``if_test`` takes it: ``(bit, bool)``, ``(register, int)`` or more."""
+        found = self._comparison(node, context)
+        return found if isinstance(found, tuple) else _lifted(found)
+
+    def _comparison(self, node: ast.Expression, context: State) -> Any:
+        match node:
+            case ast.BinaryExpression(op=op) if op.name in _CONNECTIVES:
+                left = _lifted(self._comparison(node.lhs, context))
+                right = _lifted(self._comparison(node.rhs, context))
+                return _CONNECTIVES[op.name](left, right)
+            case ast.BinaryExpression(op=op) if op.name in _COMPARISONS:
+                return self._compared(node, context)
+            case ast.UnaryExpression(op=op) if op.name in ("!", "~"):
+                return _negated(self._comparison(node.expression, context))
+        value, kind = _Values(context, strict=True).resolve(node)
+        if isinstance(kind, types.Bit):
+            return (value, True)
+        _not_a_condition(node)
+
+    def _compared(self, node: ast.BinaryExpression, context: State) -> Any:
+        values = _Values(context, strict=True)
+        operator = node.op.name
+        (bits, bits_type), (value, value_type) = values.resolve(node.lhs), values.resolve(node.rhs)
+        if not isinstance(bits_type, (types.Bit, types.BitArray)):
+            bits, bits_type, value, value_type = value, value_type, bits, bits_type
+            mirrored = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+            operator = mirrored.get(operator, operator)
+        number = (types.Int, types.Uint, types.Bool)
+        if not (isinstance(value_type, number) and value_type.const):
+            _not_a_condition(node)
+        if isinstance(bits_type, types.Bit):
+            return _bit_compared(bits, operator, int(value), node)
+        if not isinstance(bits_type, types.BitArray):
+            _not_a_condition(node)
+        return _register_compared(bits, operator, int(value), node)
+
+
+def _bit_compared(bit: Clbit, operator: str, value: int, node: ast.QASMNode) -> tuple[Clbit, bool]:
+    if operator not in ("==", "!=") or value not in (0, 1):
+        raise_from_node(node, "a bit can be compared with 0, 1, false and true, by == and !=")
+    return (bit, bool(value) == (operator == "=="))
+
+
+def _register_compared(
+    bits: ClassicalRegister | Sequence[Clbit], operator: str, value: int, node: ast.QASMNode
+) -> Any:
+    if not 0 <= value < 1 << len(bits):
+        message = f"{len(bits)} bits cannot have the value {value}; 0 to {(1 << len(bits)) - 1} can be"
+        raise_from_node(node, message)
+    if isinstance(bits, ClassicalRegister):
+        if operator == "==":
+            return (bits, value)
+        return _COMPARISONS[operator](bits, value)
+    if operator not in ("==", "!="):
+        raise_from_node(node, "bits that are no whole register can be compared by == and != only")
+    equal = None
+    for i, bit in enumerate(bits):
+        same = expr.lift(bit) if value >> i & 1 else expr.logic_not(bit)
+        equal = same if equal is None else expr.logic_and(equal, same)
+    if equal is None:
+        raise_from_node(node, "no bits are compared")
+    return equal if operator == "==" else expr.logic_not(equal)
+
+
+def _lifted(condition: Any) -> expr.Expr:
+    """A condition as an expression."""
+    if not isinstance(condition, tuple):
+        return condition
+    bits, value = condition
+    if isinstance(bits, Clbit):
+        return expr.lift(bits) if value else expr.logic_not(bits)
+    return expr.equal(bits, value)
+
+
+def _negated(condition: Any) -> Any:
+    if isinstance(condition, tuple) and isinstance(condition[0], Clbit):
+        return (condition[0], not condition[1])
+    return expr.logic_not(_lifted(condition))
+
+
+def _not_a_condition(node: ast.QASMNode) -> NoReturn:
+    raise_from_node(
+        node,
+        "a condition compares a bit or a register with a constant: (c), (!c), (c == 1), (reg == 3),"
+        " or several of these with && and ||",
+    )
