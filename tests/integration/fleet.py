@@ -7,19 +7,24 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import redis
 
+from app.local.addresses import free_port
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+
+    from app.local.valkey import EmbeddedValkey
+
+Published = TypeVar("Published")
 
 BELL = 'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; bit[2] c; h q[0]; cx q[0], q[1]; c = measure q;'
 #: Never ends: the bit never becomes 1.
@@ -27,13 +32,6 @@ ENDLESS = (
     'OPENQASM 3.0; include "stdgates.inc"; qubit q; bit c;'
     " c = measure q; while (c == 0) { reset q; c = measure q; }"
 )
-
-
-def free_port() -> int:
-    """A port nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -49,18 +47,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 class Fleet:
     """Processes of one fleet; every one of them is gone when it is closed."""
 
-    def __init__(self, *, folder: Path, valkey_command: list[str], valkey_port: int) -> None:
+    def __init__(self, *, folder: Path, valkey: EmbeddedValkey) -> None:
         self.folder = folder
-        self.valkey_port = valkey_port
-        self.url = f"redis://127.0.0.1:{valkey_port}/0"
+        self.valkey = valkey
         self.port = free_port()
         self.workers: list[subprocess.Popen[bytes]] = []
         self.gateway: subprocess.Popen[bytes] | None = None
-        self._valkey_command = valkey_command
-        self._valkey: subprocess.Popen[bytes] | None = None
         self._logs = 0
         self.environment = os.environ | {
-            "QFLEET_REDIS_URL": self.url,
+            "QFLEET_REDIS_URL": valkey.url,
             "QFLEET_PORT": str(self.port),
             "QFLEET_EXECUTORS": "aer",
             "QFLEET_SLOTS": "2",
@@ -85,15 +80,7 @@ class Fleet:
             )
 
     def start_valkey(self) -> None:
-        self._valkey = self._start("valkey", self._valkey_command)
-        wait_until(self._valkey_answers, 20, "Valkey answers")
-
-    def _valkey_answers(self) -> bool:
-        try:
-            with self.redis() as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
+        self.valkey.start()
 
     def start_gateway(self) -> None:
         self.gateway = self._start("gateway", [sys.executable, "-m", "app", "serve"])
@@ -123,8 +110,8 @@ class Fleet:
     # --- talking ----------------------------------------------------------------------------------
 
     def redis(self) -> redis.Redis:
-        return redis.Redis(
-            port=self.valkey_port, decode_responses=True, socket_timeout=5, socket_connect_timeout=1
+        return redis.Redis.from_url(
+            self.valkey.url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1
         )
 
     def request(
@@ -181,9 +168,9 @@ class Fleet:
     # --- breaking ---------------------------------------------------------------------------------
 
     def kill_valkey(self) -> None:
-        assert self._valkey is not None
-        self._valkey.kill()
-        self._valkey.wait()
+        assert self.valkey.process is not None
+        self.valkey.process.kill()
+        self.valkey.process.wait()
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()
@@ -194,6 +181,33 @@ class Fleet:
     @staticmethod
     def freeze(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGSTOP)
+
+    def freeze_with_a_message(
+        self, worker: subprocess.Popen[bytes], queue: str, publish: Callable[[], Published]
+    ) -> Published:
+        """Freeze the only worker so that Redis hands it a message which it never reads.
+
+        A worker listens for a second at a time. When it happened to be frozen between two times,
+        the message stays in the queue: then it is thawed, runs it, and is tried again.
+
+        Args:
+            worker: the only one that listens.
+            queue: where the message goes.
+            publish: makes a message.
+
+        Returns:
+            What ``publish`` gave for the message that is in the frozen worker's socket now.
+        """
+        with self.redis() as client:
+            for _ in range(30):
+                wait_until(lambda: client.info("clients")["blocked_clients"] > 0, 30, "it listens")
+                self.freeze(worker)
+                published = publish()
+                if client.llen(queue) == 0:
+                    return published
+                self.thaw(worker)
+                wait_until(lambda: client.llen(queue) == 0, 30, "the thawed worker goes on")
+        raise AssertionError("the worker was never frozen while it listened")
 
     @staticmethod
     def thaw(process: subprocess.Popen[bytes]) -> None:
@@ -208,19 +222,8 @@ class Fleet:
         return []
 
     def close(self) -> None:
-        processes = [*self.workers, self.gateway, self._valkey]
-        for process in processes:
+        for process in (*self.workers, self.gateway):
             if process is not None and process.poll() is None:
                 process.kill()
                 process.wait()
-
-
-@contextlib.contextmanager
-def opened(fleet: Fleet) -> Iterator[Fleet]:
-    """The fleet with its Valkey and gateway running, and no worker yet."""
-    try:
-        fleet.start_valkey()
-        fleet.start_gateway()
-        yield fleet
-    finally:
-        fleet.close()
+        self.valkey.stop()

@@ -14,12 +14,15 @@ Invariants, after everything has come to rest:
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import random
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
+import celery
 import psutil
 import pytest
 import redis
@@ -28,11 +31,14 @@ from .fleet import BELL, Fleet, wait_until
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from pathlib import Path
 
 JOBS = 1000
 SEED = 20261121
 SEEDS = 8
+#: At least so many of each.
+FAULTS = {"worker": 6, "child": 9, "redis": 4, "freeze": 3}
 FINAL = {"Completed", "Failed", "Cancelled"}
 WRONG = 'OPENQASM 3.0; include "stdgates.inc"; qubit q; nonsense q;'
 
@@ -77,39 +83,44 @@ def watch(fleet: Fleet, history: History, stop: threading.Event, chance: random.
                 break
 
 
-def break_things(fleet: Fleet, history: History, stop: threading.Event, chance: random.Random) -> None:
-    """One fault after another, each kind in turn, until told to stop."""
-    kinds = ["child", "worker", "redis", "child", "freeze", "child", "worker"]
-    while not stop.is_set():
-        for kind in kinds:
-            if stop.wait(chance.uniform(0.1, 0.7)):
-                return
-            worker = chance.choice(fleet.workers)
-            if kind == "worker":
-                fleet.kill(worker)
+def break_things(
+    fleet: Fleet, history: History, enough: Callable[[], bool], chance: random.Random
+) -> None:
+    """One fault after another, each kind in turn, until there were enough.
+
+    Runs in the main thread: Valkey dies with the thread that started it.
+    """
+    kinds = itertools.cycle(["child", "worker", "redis", "child", "freeze", "child", "worker"])
+    pause = threading.Event()
+    while not enough():
+        kind = next(kinds)
+        pause.wait(chance.uniform(0.1, 0.7))
+        worker = chance.choice(fleet.workers)
+        if kind == "worker":
+            fleet.kill(worker)
+            fleet.start_worker(wait=False)
+        elif kind == "redis":
+            fleet.kill_valkey()
+            pause.wait(chance.uniform(0.05, 0.8))
+            fleet.start_valkey()
+        elif kind == "freeze":
+            fleet.freeze(worker)
+            pause.wait(chance.uniform(0.5, 4))
+            fleet.thaw(worker)
+        else:
+            children = fleet.sandbox_children(worker)
+            if not children:
+                continue
+            try:
+                chance.choice(children).kill()
+            except psutil.NoSuchProcess:
+                continue
+        history.faults[kind] += 1
+        for each in list(fleet.workers):
+            if each.poll() is not None:
+                history.faults["worker ended by itself"] += 1
+                fleet.workers.remove(each)
                 fleet.start_worker(wait=False)
-            elif kind == "redis":
-                fleet.kill_valkey()
-                stop.wait(chance.uniform(0.05, 0.8))
-                fleet.start_valkey()
-            elif kind == "freeze":
-                fleet.freeze(worker)
-                stop.wait(chance.uniform(0.5, 4))
-                fleet.thaw(worker)
-            else:
-                children = fleet.sandbox_children(worker)
-                if not children:
-                    continue
-                try:
-                    chance.choice(children).kill()
-                except psutil.NoSuchProcess:
-                    continue
-            history.faults[kind] += 1
-            for each in list(fleet.workers):
-                if each.poll() is not None:
-                    history.faults["worker ended by itself"] += 1
-                    fleet.workers.remove(each)
-                    fleet.start_worker(wait=False)
 
 
 def statuses(fleet: Fleet, history: History) -> collections.Counter[str]:
@@ -130,22 +141,22 @@ def test_a_thousand_jobs_survive_kills_of_everything(fleet: Fleet) -> None:
         fleet.start_worker()
     reference = [fleet.wait(fleet.submit(seed=seed))["result"] for seed in range(SEEDS)]
     stop = threading.Event()
-    breaking = threading.Thread(target=break_things, args=(fleet, history, stop, chance))
+    submitting = threading.Thread(target=submit_all, args=(fleet, history))
     watching = threading.Thread(target=watch, args=(fleet, history, stop, random.Random(SEED)))
-    breaking.start()
+    submitting.start()
     watching.start()
+    give_up = time.monotonic() + 120
+
+    def enough() -> bool:
+        assert time.monotonic() < give_up, f"submitted {len(history.accepted)}, {history.faults}"
+        done = not submitting.is_alive()
+        return done and all(history.faults[kind] >= most for kind, most in FAULTS.items())
+
     try:
-        submit_all(fleet, history)
-        wait_until(
-            lambda: history.faults["worker"] >= 5
-            and history.faults["child"] >= 5
-            and history.faults["redis"] >= 3,
-            60,
-            "enough faults",
-        )
+        break_things(fleet, history, enough, chance)
     finally:
         stop.set()
-        breaking.join()
+        submitting.join()
         watching.join()
     fleet.start_worker()
     wait_until(
@@ -200,34 +211,30 @@ def start_plain_worker(fleet: Fleet, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "celery", "-A", "plain", "worker", "-P", "solo", "-l", "INFO"]
     worker = fleet._start("plain", command, PYTHONPATH=str(folder))
     fleet.workers.append(worker)
-    with fleet.redis() as client:
-        wait_until(lambda: bool(client.client_list(_type="normal")) and _blocks(client), 30, "it waits for messages")
     return worker
-
-
-def _blocks(client: redis.Redis) -> bool:
-    return any(entry["cmd"] == "brpop" for entry in client.client_list())
 
 
 def test_the_same_fault_on_plain_celery_loses_a_task(fleet: Fleet, tmp_path: Path) -> None:
     """The negative control: the checker can see a loss, and stock Celery has it."""
-    import celery
-
-    (tmp_path / "plain.py").write_text(PLAIN.format(url=fleet.url))
+    (tmp_path / "plain.py").write_text(PLAIN.format(url=fleet.valkey.url))
     doomed = start_plain_worker(fleet, tmp_path)
-    fleet.freeze(doomed)
-    client_app = celery.Celery("plain", broker=fleet.url, set_as_current=False)
-    client_app.send_task("work", (1,))
-    with fleet.redis() as client:
-        wait_until(lambda: client.llen("celery") == 0, 5, "the message is popped")
+    app = celery.Celery("plain", broker=fleet.valkey.url, set_as_current=False)
+    numbers = itertools.count()
+
+    def publish() -> int:
+        number = next(numbers)
+        app.send_task("work", (number,))
+        return number
+
+    lost = fleet.freeze_with_a_message(doomed, "celery", publish)
     fleet.kill(doomed)
-
     start_plain_worker(fleet, tmp_path)
-    client_app.send_task("work", (2,))
-    with fleet.redis() as client:
-        wait_until(lambda: client.sismember("plain:done", 2), 10, "the next task runs")
-        done, queued = client.smembers("plain:done"), client.llen("celery")
-        unacknowledged = client.hlen("unacked")
+    following = publish()
 
-    assert done == {"2"}
-    assert (queued, unacknowledged) == (0, 0), "the first task is nowhere: lost"
+    with fleet.redis() as client:
+        wait_until(lambda: client.sismember("plain:done", following), 20, "the next task runs")
+        done, queued = client.smembers("plain:done"), client.llen("celery")
+    app.close()
+
+    assert str(lost) not in done
+    assert queued == 0, "it is in no queue either"
