@@ -110,18 +110,12 @@ class Dispatcher:
                 except TimeoutError:
                     continue
 
-    async def result(self, principal: Principal, job_id: str) -> bytes:
-        """The result of a completed job, as it was produced; empty when there is none.
+    async def result(self, job: Job) -> bytes:
+        """The result of a completed job that was read, as it was produced; empty when none is left."""
+        return await self._store.result(job=job)
 
-        Raises:
-            JobNotFound: there is none, or it is somebody else's.
-        """
-        job = await self.read(principal, job_id)
-        return await self._store.result(job_id=job.id)
-
-    async def position(self, principal: Principal, job_id: str) -> int | None:
-        """How many of the caller's queued jobs go before this one, plus one; None when not queued."""
-        job = await self.read(principal, job_id)
+    async def position(self, job: Job) -> int | None:
+        """How many of its owner's queued jobs go before this one, plus one; None when not queued."""
         return await self._store.position(job=job)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:

@@ -197,7 +197,7 @@ class Runner:
         if finish is not None:
             _log_finish(finish, outcome)
         if claim is not None:
-            log.info(
+            log.debug(
                 "job_claimed",
                 job_id=claim.job.id,
                 request_id=claim.job.request_id,

@@ -315,10 +315,10 @@ async def read(
     _check_id(task_id)
     job = await _job(request, services, caller, task_id, wait)
     if job.status is JobStatus.COMPLETED:
-        return await _completed(services, caller, job)
+        return await _completed(services, job)
     document = _document(job)
     if job.status is JobStatus.QUEUED:
-        document.position = await services.dispatcher.position(caller, job.id)
+        document.position = await services.dispatcher.position(job)
     return _answer(document)
 
 
@@ -461,9 +461,9 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _completed(services: Services, caller: Principal, job: Job) -> Response:
+async def _completed(services: Services, job: Job) -> Response:
     """A completed task with its counts; a large result is decoded beside the event loop."""
-    result = await services.dispatcher.result(caller, job.id)
+    result = await services.dispatcher.result(job)
     if not result:
         raise JobNotFound(NOT_FOUND)
     if len(result) > THREAD_BYTES:

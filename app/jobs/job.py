@@ -90,6 +90,8 @@ class Job:
     request_id: str = ""
     reason_code: int | None = None
     failure: Failure | None = None
+    #: chunks that the current attempt's result is stored in; 0 when there is none.
+    result_chunks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,7 @@ def decode_job(job_id: str, record: Mapping[bytes, bytes]) -> Job:
         request_id=text("request_id"),
         reason_code=int(text("reason_code")) if text("reason_code") else None,
         failure=decode_failure(record.get(b"failure", b"")),
+        result_chunks=int(text("result_chunks") or 0),
     )
 
 

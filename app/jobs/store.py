@@ -139,13 +139,10 @@ class JobStore:
             count = await cast("Any", self._client.hget(f"job:{job_id}", "params_chunks"))
             return await self._read_chunks(f"params:{job_id}", int(count or 0))
 
-    async def result(self, *, job_id: str) -> bytes:
+    async def result(self, *, job: Job) -> bytes:
         """The result of a completed job, as it was produced; empty when there is none."""
         with translated():
-            attempt, count = await cast(
-                "Any", self._client.hmget(f"job:{job_id}", ["attempt", "result_chunks"])
-            )
-            return await self._read_chunks(f"result:{job_id}:{(attempt or b'0').decode()}", int(count or 0))
+            return await self._read_chunks(f"result:{job.id}:{job.attempt}", job.result_chunks)
 
     async def position(self, *, job: Job) -> int | None:
         """How many of the owner's queued jobs go before this one, plus one; None when not queued."""

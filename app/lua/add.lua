@@ -7,6 +7,7 @@
 --       owner there, 14 listed '1' or '0', 15 program id, 16 backend, then field, value, … of the record.
 -- Gives {'created' | 'existing', id, field, value, … of the record}, {'conflict'},
 -- or {'executor_full' | 'owner_full', number queued}.
+-- A wake-up is pushed unless as many lie there as jobs are queued: those will serve this one too.
 -- Safe to repeat: a known id or idempotency key changes nothing. Refused by a full Redis (no allow-oom).
 
 local id, owner, executor, priority = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -49,5 +50,5 @@ if ARGV[14] == '1' then
   count(1, 'jobs_submitted_total', ARGV[15], ARGV[16])
 end
 enqueue(id, executor, owner, sequence, priority, now)
-wake(executor, ARGV[10], cap)
+wake(executor, ARGV[10], math.min(cap, redis.call('ZCARD', 'arrivals:' .. executor)))
 return answer('created', id)

@@ -34,7 +34,6 @@ def create_celery(*, redis_url: str, executors: Sequence[str], slots: int) -> Ce
         worker_pool="threads",
         worker_concurrency=slots,
         worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,

@@ -74,6 +74,8 @@ def configure_logging(*, level: str, environment: str, service: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Celery speaks of every wake-up; what happened to jobs is said by the runner.
+    logging.getLogger("celery").setLevel(max(logging.getLevelName(level), logging.WARNING))
     _take_over_uvicorn()
 
 

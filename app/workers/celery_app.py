@@ -15,6 +15,7 @@ from app.bootstrap import build_celery, build_worker
 from app.config import Settings
 from app.queues.wakeups import TASK
 from app.telemetry.logs import configure_logging
+from app.workers.gate import WakeupGate, gate_step
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 settings = Settings()
 app = build_celery(settings)
+gate = WakeupGate(slots=settings.slots)
+app.steps["consumer"].add(gate_step(gate))
 
 _running: Worker | None = None
 
@@ -36,7 +39,15 @@ def serve(executor: str) -> None:
     """Run ready jobs of this executor for a while: what a wake-up asks for."""
     if _running is None:
         raise RuntimeError("a wake-up came before the worker was built")
-    _running.runner.serve(executor)
+    try:
+        _running.runner.serve(executor)
+    finally:
+        gate.release()
+
+
+@signals.task_received.connect  # type: ignore[untyped-decorator]
+def _take(**_: Any) -> None:
+    gate.take()
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]

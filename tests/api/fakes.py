@@ -103,12 +103,12 @@ class FakeDispatcher:
             self.wait_ended.set()
         return await self.read(principal, job_id)
 
-    async def result(self, principal: Principal, job_id: str) -> bytes:
-        await self.read(principal, job_id)
-        return self.results.get(job_id, b"")
+    async def result(self, job: Job) -> bytes:
+        await self._reach()
+        return self.results.get(job.id, b"")
 
-    async def position(self, principal: Principal, job_id: str) -> int | None:
-        job = await self.read(principal, job_id)
+    async def position(self, job: Job) -> int | None:
+        await self._reach()
         return 1 if job.status is JobStatus.QUEUED else None
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:

@@ -60,6 +60,10 @@ def end(worker: ClaimStore, finish: Finish, slot: str = "0") -> str:
     return worker.next(slot=slot, executor="aer", wakeup=WAKEUP, finish=finish, claim=False)[0]
 
 
+async def result_of(store: JobStore, job: Job) -> bytes:
+    return await store.result(job=await store.read(owner=job.owner, job_id=job.id))
+
+
 def expire_leases(raw: redis.Redis) -> None:
     """Let every lease be over, with somebody having reaped a moment ago."""
     for job_id in raw.zrange("leases", 0, -1):
@@ -84,6 +88,17 @@ async def test_an_added_job_is_queued_and_wakes_a_worker(store: JobStore, raw: r
     assert (job.dialect, job.time_limit_s, job.request_id) == ("qc", 2.5, "r")
     assert await store.params(job_id=job.id) == b"program"
     assert raw.llen("aer") == 1
+
+
+async def test_wakeups_are_no_more_than_queued_jobs(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    await add(store)
+    claimed(worker)
+
+    await add(store)
+
+    assert raw.llen("aer") == 1, "the first wake-up still lies there, and serves the second job"
 
 
 async def test_wakeups_are_unique_and_stop_at_the_cap(store: JobStore, raw: redis.Redis) -> None:
@@ -321,7 +336,7 @@ async def test_a_finished_job_has_its_result_and_its_times(store: JobStore, work
     assert final.started is not None
     assert final.finished is not None
     assert final.created <= final.started <= final.finished
-    assert await store.result(job_id=job.id) == b"result"
+    assert await result_of(store, job) == b"result"
 
 
 async def test_a_failure_is_recorded_with_its_reason(store: JobStore, worker: ClaimStore) -> None:
@@ -339,7 +354,7 @@ async def test_a_failure_is_recorded_with_its_reason(store: JobStore, worker: Cl
 
     final = await store.read(owner="alice", job_id=job.id)
     assert (final.status, final.failure, final.reason_code) == (JobStatus.CANCELLED, FAILURE, 1305)
-    assert await store.result(job_id=job.id) == b""
+    assert await result_of(store, job) == b""
 
 
 async def test_finish_and_claim_are_one_step(store: JobStore, worker: ClaimStore) -> None:
@@ -362,7 +377,7 @@ async def test_a_repeated_finish_changes_nothing(
 
     assert end(worker, completed(found, b"other")) == "fenced"
 
-    assert await store.result(job_id=job.id) == b"result"
+    assert await result_of(store, job) == b"result"
     assert raw.hget(f"job:{job.id}", "commits") == "1"
 
 
@@ -380,7 +395,7 @@ async def test_a_zombie_cannot_overwrite_a_newer_attempt(
     assert end(zombie, completed(stale, b"zombie")) == "fenced"
     assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.RUNNING
     assert end(healthy, completed(current, b"healthy")) == "committed"
-    assert await store.result(job_id=job.id) == b"healthy"
+    assert await result_of(store, job) == b"healthy"
     assert raw.hget("stats", "finishes_fenced_total") == "1"
 
 
@@ -398,7 +413,7 @@ async def test_a_slot_cannot_finish_an_older_attempt_of_its_own_job(
     assert lost is None
     assert (await store.read(owner="alice", job_id=job.id)).crashes == 0
     assert end(worker, completed(new, b"new")) == "committed"
-    assert await store.result(job_id=job.id) == b"new"
+    assert await result_of(store, job) == b"new"
 
 
 async def test_a_zombies_large_result_is_never_read_and_goes_away(
@@ -413,7 +428,7 @@ async def test_a_zombies_large_result_is_never_read_and_goes_away(
 
     end(zombie, completed(stale, b"z" * (CHUNK_BYTES + 1)))
 
-    assert await store.result(job_id=job.id) == b"h" * (CHUNK_BYTES + 1)
+    assert await result_of(store, job) == b"h" * (CHUNK_BYTES + 1)
     assert 0 < raw.ttl(f"result:{job.id}:1:0") <= ORPHAN_S
     assert raw.ttl(f"result:{job.id}:2:1") == -1
 

@@ -185,8 +185,6 @@ async def test_a_job_is_its_owners_alone(dispatcher: Dispatcher, worker: ClaimSt
     for question in (
         dispatcher.read(stranger, job.id),
         dispatcher.wait(stranger, job.id, 1),
-        dispatcher.result(stranger, job.id),
-        dispatcher.position(stranger, job.id),
         dispatcher.cancel(stranger, job.id),
     ):
         with pytest.raises(JobNotFound):
