@@ -36,6 +36,8 @@ Answer = TypeVar("Answer")
 
 #: Pause between tries while Redis does not answer.
 RETRY_S = 0.2
+#: Less than this of a slice is not worth waiting out. Redis takes 0 for "for ever".
+SHORTEST_WAIT_S = 0.002
 #: Pause of a slot that gets no sandbox: its jobs are left to others meanwhile.
 NO_SANDBOX_S = 1.0
 #: How long killed sandboxes and their jobs' way back may take when a worker stops.
@@ -138,15 +140,24 @@ class Runner:
         self._abandoned = threading.Event()
 
     def serve(self, executor: str) -> None:
-        """Run ready jobs of an executor until none is left or the time slice is over."""
+        """Run jobs for a time slice: those that are ready, and those that come meanwhile.
+
+        When nothing is ready, the slot waits for the next wake-up itself. Handing each one through
+        Celery costs three times what a small job does.
+        """
         with self._slot() as slot:
             end = time.monotonic() + self._slice_s
             finish: Finish | None = None
             while True:
                 claim = self._next(slot, executor, finish, end)
-                if claim is None:
+                if claim is not None:
+                    finish = self._run(slot, claim)
+                    continue
+                finish = None
+                woken = self._await_wakeup(end)
+                if woken is None:
                     return
-                finish = self._run(slot, claim)
+                executor = woken
 
     def busy(self) -> tuple[Busy, ...]:
         """The jobs that run now."""
@@ -205,6 +216,16 @@ class Runner:
                 slot=slot.name,
             )
         return claim
+
+    def _await_wakeup(self, end: float) -> str | None:
+        """The executor of a wake-up that comes before the slice is over."""
+        left = end - time.monotonic()
+        if left < SHORTEST_WAIT_S or self._draining.is_set():
+            return None
+        try:
+            return self._claims.await_wakeup(executors=list(self._wakeups), timeout_s=left)
+        except Unavailable:
+            return None
 
     def _run(self, slot: Slot, claim: Claim) -> Finish | None:
         """Run the claimed job; None when it went back instead of ending."""

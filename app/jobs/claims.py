@@ -173,6 +173,22 @@ class ClaimStore:
             json.dumps(finish.metadata) if finish.metadata else "",
         ]
 
+    def await_wakeup(self, *, executors: Sequence[str], timeout_s: float) -> str | None:
+        """Wait for a wake-up and take it, past Celery.
+
+        A wake-up says no more than which queue it lies in, so that is all there is to read.
+
+        Args:
+            executors: whose queues to wait at.
+            timeout_s: how long, more than 0.
+
+        Returns:
+            The executor whose wake-up came first; None when the time is over.
+        """
+        with translated():
+            taken = self._client.brpop(list(executors), timeout=timeout_s)
+        return None if taken is None else str(taken[0].decode())
+
     def lost(
         self,
         *,

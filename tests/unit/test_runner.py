@@ -19,6 +19,8 @@ from app.jobs.store import JobStore
 from app.runner import Runner
 from app.sandbox.protocol import Reply, Request, SandboxKilled
 
+from tests.integration.fleet import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -47,7 +49,13 @@ def succeed(_request: Request, _time_limit_s: float) -> Reply:
 class Bench:
     """A runner, its store, and the gateway's side of it."""
 
-    def __init__(self, redis_url: str, script: Callable[[Request, float], Reply], slots: int) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        script: Callable[[Request, float], Reply],
+        slots: int,
+        slice_s: float,
+    ) -> None:
         self.url = redis_url
         self.raw = redis.Redis.from_url(redis_url, decode_responses=True)
         self.client = connect_worker(redis_url)
@@ -68,7 +76,7 @@ class Bench:
             limits=ProgramLimits(),
             resources=Resources(threads=1, memory_bytes=1 << 30, max_result_bytes=1 << 20),
             time_limit_s=60,
-            slice_s=5,
+            slice_s=slice_s,
         )
 
     def ask(self, question: Callable[[JobStore], Any]) -> Any:
@@ -109,8 +117,12 @@ class Bench:
 def make_bench(redis_url: str) -> Iterator[Callable[..., Bench]]:
     made = []
 
-    def make(script: Callable[[Request, float], Reply] = succeed, slots: int = 1) -> Bench:
-        made.append(Bench(redis_url, script, slots))
+    def make(
+        script: Callable[[Request, float], Reply] = succeed,
+        slots: int = 1,
+        slice_s: float = 0.05,
+    ) -> Bench:
+        made.append(Bench(redis_url, script, slots, slice_s))
         return made[-1]
 
     yield make
@@ -231,7 +243,7 @@ def test_a_cancelled_job_is_killed_and_the_slot_goes_on(make_bench: Callable[...
 
 def test_without_a_sandbox_jobs_go_back_untouched(make_bench: Callable[..., Bench]) -> None:
     def script(*_: object) -> Reply:
-        bench.runner.drain(0)
+        bench.runner._draining.set()
         raise SandboxUnavailable("cannot fork")
 
     bench = make_bench(script)
@@ -354,3 +366,30 @@ def test_what_was_run_while_redis_was_away_is_recorded(
     bench.runner.serve("aer")
 
     assert bench.read(job).status is JobStatus.COMPLETED
+
+
+def test_a_job_that_comes_within_the_slice_needs_no_celery(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(slice_s=1)
+    serving = threading.Thread(target=bench.runner.serve, args=("aer",))
+    serving.start()
+    job = bench.add()
+
+    wait_until(lambda: bench.read(job).status is JobStatus.COMPLETED, 5, "the job has run")
+
+    serving.join(10)
+    assert bench.raw.llen("aer") == 0
+
+
+def test_a_slice_that_is_over_leaves_the_rest_to_a_successor(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(slice_s=0)
+    job = bench.add()
+    bench.raw.delete("aer")
+
+    bench.runner.serve("aer")
+
+    assert bench.read(job).status is JobStatus.QUEUED
+    assert bench.raw.llen("aer") == 1
