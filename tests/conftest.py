@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import redis
 
 from app.local.valkey import EmbeddedValkey
 
@@ -25,6 +24,6 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
 @pytest.fixture
 def redis_url(valkey_server: EmbeddedValkey) -> str:
     """An empty database."""
-    with redis.Redis.from_url(valkey_server.url) as client:
+    with valkey_server.client() as client:
         client.flushall()
     return valkey_server.url

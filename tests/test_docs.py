@@ -4,78 +4,138 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 
-from app.config import Settings
+from app import errors
+from app.api.errors import status_of
+from app.config import MIB, Settings
 from app.lua.keys import CANCEL_CHANNEL, DONE_CHANNEL, SCHEMA
 from app.telemetry.metrics import METRICS
 from tests.test_architecture import failures
 
-from app import errors
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")]
+REFERENCE = ROOT / "docs/reference"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 
 
-def rows(page: str) -> set[str]:
-    """First cells of all table rows of a reference page, without their code marks."""
-    text = (ROOT / "docs/reference" / page).read_text()
-    return set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+def rows_of(page: str) -> list[str]:
+    """The rows of all tables of a reference page, without their heads."""
+    text = (REFERENCE / page).read_text()
+    return [line for line in text.splitlines() if line.startswith("| `")]
 
 
-def settings(model: type[BaseModel] = Settings, prefix: str = "QFLEET_") -> dict[str, str]:
-    """Every setting's name in the environment, and what it is described as."""
-    found: dict[str, str] = {}
+def default_of(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "one per core"
+    value = field.default
+    if value is None:
+        return "–"
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    if isinstance(value, float):
+        value = f"{value:g}"
+    large = isinstance(value, int) and value >= MIB and value % MIB == 0
+    return f"`{value}`" + (f" ({value // MIB} MiB)" if large else "")
+
+
+def settings_of(
+    model: type[BaseModel] = Settings, prefix: str = "QFLEET_"
+) -> Iterator[tuple[list[str], FieldInfo]]:
+    """Every setting's names in the environment, ours first, and what it is; nested ones last."""
+    nested = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found |= settings(kind, f"{prefix}{name.upper()}__")
+        alias = field.validation_alias
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            nested.append((field.annotation, f"{prefix}{name.upper()}__"))
+        elif isinstance(alias, AliasChoices):
+            yield [str(choice) for choice in alias.choices if str(choice).isupper()], field
         else:
-            assert field.description, f"{name} is not described"
-            found[f"{prefix}{name.upper()}"] = field.description
-    return found
+            yield [f"{prefix}{name.upper()}"], field
+    for inner, inner_prefix in nested:
+        yield from settings_of(inner, inner_prefix)
+
+
+def status_row(error: type[errors.ServiceError]) -> str:
+    status = status_of(error.__new__(error))
+    told = issubclass(error, errors.JobFailure) and error is not errors.InvalidProgram
+    meaning = (error.__doc__ or "").splitlines()[0].replace("``", "`")
+    return f"| `{error.code}` | {'–' if told else status.value} | {meaning} |"
 
 
 def test_every_setting_is_in_the_reference() -> None:
-    text = (ROOT / "docs/reference/settings.md").read_text()
-    assert rows("settings.md") == set(settings())
-    for description in settings().values():
-        assert description in text
+    assert rows_of("settings.md") == [
+        f"| {', '.join(f'`{name}`' for name in names)} | {default_of(field)} | {field.description} |"
+        for names, field in settings_of()
+    ]
 
 
 def test_every_error_is_in_the_reference() -> None:
-    assert rows("errors.md") == {error.code for error in failures(errors.ServiceError)} | {"internal_error"}
+    rows = rows_of("errors.md")
+
+    assert sorted(rows) == sorted(map(status_row, failures(errors.ServiceError)))
 
 
 def test_every_key_is_in_the_reference() -> None:
-    text = (ROOT / "docs/reference/redis-keys.md").read_text()
-    assert rows("redis-keys.md") == {key.pattern for key in SCHEMA}
-    for key in SCHEMA:
-        assert f"| `{key.pattern}` | {key.type} | {key.content} |" in text
+    rows = rows_of("redis-keys.md")
+
+    assert rows == [f"| `{key.pattern}` | {key.type} | {key.content} |" for key in SCHEMA]
+
+
+def test_every_channel_is_in_the_reference() -> None:
+    text = (REFERENCE / "redis-keys.md").read_text()
+
     assert f"`{DONE_CHANNEL}`" in text
     assert f"`{CANCEL_CHANNEL}`" in text
 
 
 def test_every_metric_is_in_the_reference() -> None:
-    assert rows("metrics.md") == {metric.full_name for metric in METRICS}
+    assert rows_of("metrics.md") == [
+        f"| `{metric.full_name}` | {metric.kind} | {', '.join(metric.labels) or '–'} | {metric.help} |"
+        for metric in METRICS
+    ]
 
 
-def test_every_variable_of_the_deployment_exists() -> None:
-    known = set(settings()) | {"REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"}
-    for page in ("README.md", ".env.docker", "docs/howto/containers.md"):
-        named = set(re.findall(r"\bQFLEET_[A-Z_]+\b", (ROOT / page).read_text()))
-        assert named - known - {"QFLEET_"} == set(), page
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", ".env.docker", "docs/howto/containers.md"]
+)
+def test_every_variable_that_people_are_told_of_exists(page: str) -> None:
+    compose = (ROOT / "docker-compose.yaml").read_text()
+    known = {name for names, _ in settings_of() for name in names}
+    known |= set(re.findall(r"\$\{([A-Z_]+)", compose))
+
+    told = set(re.findall(r"\b((?:QFLEET|REDIS)_[A-Z_]+[A-Z])\b", (ROOT / page).read_text()))
+
+    assert told <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+
+    missing = {
+        target for target in targets if "://" not in target and not (page.parent / target).exists()
+    }
+
+    assert missing == set()
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:
     numbers = [path.name[:4] for path in sorted((ROOT / "docs/adr").glob("*.md"))]
-    assert numbers == [f"{i:04}" for i in range(1, len(numbers) + 1)]
+
+    assert numbers == [f"{number:04}" for number in range(1, len(numbers) + 1)]
+
+
+def test_every_target_of_make_that_people_are_told_of_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    for page in PAGES:
+        told = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE))
+        assert {name for pair in told for name in pair if name} <= targets, page.name

@@ -127,7 +127,7 @@ class LocalStack:
             if time.monotonic() > end:
                 message = f"not ready after {READY_TIMEOUT_S:g} s: the logs in {self._logs} say why"
                 raise Unavailable(message)
-            if self._stop.wait(0.05):
+            if self._stop.wait(WATCH_S):
                 return
         url = addresses.url_of(self._settings.host, self._port)
         task = json.dumps({"circuit": BELL}).replace("'", "'\\''")

@@ -80,7 +80,7 @@ class EmbeddedValkey:
             Unavailable: it has ended; the message holds its last words.
         """
         try:
-            with self._client() as client:
+            with self.client() as client:
                 return bool(client.ping())
         except redis.RedisError as exc:
             if self.process is None or self.process.poll() is not None:
@@ -107,11 +107,12 @@ class EmbeddedValkey:
 
     def version(self) -> str:
         """Version of the running server."""
-        with self._client() as client:
+        with self.client() as client:
             info = client.info("server")
         return str(info["valkey_version"])
 
-    def _client(self) -> redis.Redis:
+    def client(self) -> redis.Redis:
+        """A client that fails at once; who made it closes it."""
         return redis.Redis.from_url(
             self.url, socket_timeout=_ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )

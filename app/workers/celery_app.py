@@ -13,6 +13,7 @@ from celery.worker import state
 
 from app.bootstrap import build_celery, build_worker
 from app.config import Settings
+from app.errors import ServiceError
 from app.queues.wakeups import TASK
 from app.telemetry.logs import configure_logging
 from app.workers.gate import WakeupGate, gate_step
@@ -61,7 +62,11 @@ def _log(**_: Any) -> None:
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _build(**_: Any) -> None:
     global _running  # noqa: PLW0603 - one worker per process; Celery's signals carry no state
-    _running = build_worker(settings, app)
+    try:
+        _running = build_worker(settings, app)
+    except ServiceError as exc:
+        # Celery logs what a receiver raises and goes on, but for this.
+        raise SystemExit(f"qfleet: {exc.message}") from exc
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]

@@ -56,7 +56,7 @@ class Api:
             headers = {name.lower(): value for name, value in response.getheaders()}
         finally:
             connection.close()
-        is_json = headers.get("content-type", "").startswith("application/json")
+        is_json = "json" in headers.get("content-type", "")
         return Answer(
             status=response.status,
             headers=headers,

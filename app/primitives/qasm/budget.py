@@ -98,6 +98,8 @@ class _Budget:
 
     def operations(self, node: ast.Statement, *, depth: int) -> int:
         """Operations that a statement expands to, at most."""
+        if getattr(node, "annotations", None):
+            _reject(node, "annotation", "annotations are not supported; leave them out")
         if depth > self._limits.gate_depth:
             most = self._limits.gate_depth
             _reject(node, "too_deep", f"blocks nest deeper than the {most} levels allowed")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from antlr4 import ParserRuleContext
     from antlr4.tree.Tree import TerminalNode
 
+#: Versions of the language that have one meaning here.
+VERSIONS = ("3", "3.0", "3.1")
+
 _PLACED = re.compile(r"L(\d+):C(\d+): (.*)", re.DOTALL)
 
 
@@ -39,7 +42,16 @@ def parse(source: str) -> ast.Program:
             raise Rejected("syntax", str(exc)[:MESSAGE_CHARS] or "this is no OpenQASM 3") from exc
         place = Place(int(placed[1]), int(placed[2]) + 1)
         raise Rejected("syntax", placed[3][:MESSAGE_CHARS], place) from exc
+    if program.version is not None and program.version not in VERSIONS:
+        message = f"OpenQASM {program.version[:16]}; versions {', '.join(VERSIONS)} are read here"
+        raise Rejected("version", message, _header(source))
     return program
+
+
+def _header(source: str) -> Place:
+    """Where the version stands: comments may stand before it."""
+    before = source[: source.index("OPENQASM")]
+    return Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
 class _Listener(ErrorListener):  # type: ignore[misc]  # antlr4 has no types
@@ -54,6 +66,9 @@ class _Listener(ErrorListener):  # type: ignore[misc]  # antlr4 has no types
         message: str,
         _cause: object,
     ) -> NoReturn:
+        if len(message) > MESSAGE_CHARS:
+            # What would have been right instead is the whole grammar.
+            message = message.partition(" expecting ")[0]
         raise Rejected("syntax", message[:MESSAGE_CHARS], Place(line, column + 1))
 
 
@@ -65,7 +80,9 @@ def _span(node: ParserRuleContext | TerminalNode) -> ast.Span:
     if hasattr(node, "symbol"):
         token = node.symbol
         return ast.Span(token.line, token.column, token.line, token.column + len(token.text) - 1)
-    return ast.Span(node.start.line, node.start.column, node.stop.line, node.stop.column)
+    # An empty program ends before it begins.
+    stop = node.stop or node.start
+    return ast.Span(node.start.line, node.start.column, stop.line, stop.column)
 
 
 reference.get_span = _span

@@ -69,10 +69,10 @@ class _Scan:
     def token(self, text: str, start: int) -> None:
         """Count one token."""
         self._start = start
-        self._tokens += 1
+        first = text[0]
+        self._tokens += not first.isspace()
         if self._tokens > self._limits.tokens:
             self._reject("too_many_tokens", f"more than the {self._limits.tokens} tokens allowed")
-        first = text[0]
         if first.isspace():
             self._whitespace(text)
         elif text.startswith(("//", "/*")):

@@ -1,0 +1,272 @@
+"""``python -m app up``: one command starts everything, and ends everything."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from app.local.addresses import free_port
+from app.local.stack import BELL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from app.local.valkey import EmbeddedValkey
+
+
+class Stack:
+    """A stack as a person starts it, in a process of its own."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        self.port = free_port()
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("QFLEET_", "REDIS_")) and name != "BROKER_URL"
+        }
+        own = {"QFLEET_DATA": str(data), "QFLEET_PORT": str(self.port), "QFLEET_SLOTS": "1"}
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "app", "up"],
+            env=clean | own | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for(self, text: str) -> None:
+        """Read status lines up to one with this text."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"it ended without {text!r}: {self.said}")
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that belongs to the stack, children of children too."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def part(self, name: str) -> psutil.Process:
+        """The process of a part: valkey-server, serve or celery."""
+        word = re.compile(rf"(^|[ /]){name}( |$)")
+        parts = psutil.Process(self.process.pid).children()
+        return next(part for part in parts if word.search(" ".join(part.cmdline())))
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def run_bell(self) -> tuple[str, dict[str, Any]]:
+        """Run a circuit; gives the task's id and what became of it."""
+        status, task = self.request("POST", "/tasks", {"circuit": BELL, "shots": 1000, "seed": 1})
+        assert status == 200, task
+        return task["task_id"], self.read(task["task_id"])
+
+    def read(self, task_id: str) -> dict[str, Any]:
+        status, task = self.request("GET", f"/tasks/{task_id}?wait=20")
+        assert status == 200, task
+        return dict(task)
+
+    def interrupt(self) -> int:
+        """Ctrl-C; gives the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        self.said += self.process.communicate(timeout=20)[0].splitlines(keepends=True)
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One that is ready; tests leave it so."""
+    stack = Stack(tmp_path_factory.mktemp("stack") / "data")
+    try:
+        stack.wait_for("ready: ")
+        yield stack
+    finally:
+        stack.close()
+
+
+@pytest.fixture
+def start(data: Path) -> Iterator[Callable[..., Stack]]:
+    """Stacks of one test, on one data folder; none outlives it."""
+    stacks = []
+
+    def start_one(**settings: str) -> Stack:
+        stacks.append(Stack(data, **settings))
+        return stacks[-1]
+
+    yield start_one
+    for stack in stacks:
+        stack.close()
+
+
+def refusal(stack: Stack) -> str:
+    """What a stack says that does not start."""
+    said = stack.process.communicate(timeout=20)[0]
+    assert stack.process.returncode == 1
+    assert "Traceback" not in said
+    return said
+
+
+def test_a_task_runs(stack: Stack) -> None:
+    _, task = stack.run_bell()
+
+    assert task["status"] == "completed"
+    assert set(task["result"]) == {"00", "11"}
+    assert sum(task["result"].values()) == 1000
+
+
+def test_every_part_has_a_line(stack: Stack) -> None:
+    said = "".join(stack.said)
+
+    assert "valkey: 9" in said
+    assert "gateway: " in said
+    assert "worker: " in said
+    url = f"http://127.0.0.1:{stack.port}"
+    assert stack.said[-1] == f"ready: {url}  (docs: {url}/docs)\n"
+
+
+def test_the_password_of_the_database_is_in_no_list_of_processes(
+    stack: Stack,
+) -> None:
+    url = stack.part("serve").environ()["QFLEET_REDIS_URL"]
+    password = url.split(":")[2].partition("@")[0]
+    assert len(password) > 40
+
+    arguments = [word for process in stack.processes() for word in process.cmdline()]
+
+    assert not any(password in word for word in arguments)
+
+
+def test_a_taken_port_is_refused_and_nothing_is_touched(
+    stack: Stack, start: Callable[..., Stack], data: Path
+) -> None:
+    said = refusal(start(QFLEET_PORT=str(stack.port)))
+
+    assert f"port {stack.port} of 127.0.0.1" in said
+    assert "QFLEET_PORT" in said
+    assert not (data / "valkey").exists()
+    assert stack.request("GET", "/health")[0] == 200
+
+
+def test_a_data_folder_belongs_to_one_stack(stack: Stack, start: Callable[..., Stack]) -> None:
+    folder = stack.part("serve").environ()["QFLEET_DATA"]
+
+    said = refusal(start(QFLEET_DATA=folder))
+
+    assert f"another stack uses the data folder {folder}" in said
+    assert "QFLEET_DATA" in said
+    assert stack.request("GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize(("name", "program"), [("valkey", "valkey-server"), ("worker", "celery")])
+def test_a_part_that_dies_is_started_again(stack: Stack, name: str, program: str) -> None:
+    task_id, before = stack.run_bell()
+
+    stack.part(program).kill()
+
+    stack.wait_for(f"{name}: ended with -9")
+    stack.wait_for(f"{name}: started again")
+    wait_until_healthy(stack)
+    assert stack.read(task_id) == before
+    assert stack.run_bell()[1]["result"] == before["result"]
+
+
+def wait_until_healthy(stack: Stack) -> None:
+    """Until /health is ok; a test that waits for ever is ended by its time-out."""
+    while stack.request("GET", "/health")[0] != 200:
+        pass
+
+
+def test_tasks_survive_ctrl_c_and_no_process_does(start: Callable[..., Stack]) -> None:
+    stack = start()
+    stack.wait_for("ready: ")
+    task_id, before = stack.run_bell()
+    processes = stack.processes()
+    assert len(processes) >= 5
+
+    assert stack.interrupt() == 0
+
+    assert psutil.wait_procs(processes, timeout=10)[1] == []
+    order = [line.partition(":")[0] for line in stack.said if ": stopping" in line]
+    assert order == ["gateway", "worker", "valkey"]
+    again = start()
+    again.wait_for("ready: ")
+    assert again.read(task_id) == before
+
+
+def test_a_second_ctrl_c_waits_for_nothing(start: Callable[..., Stack]) -> None:
+    stack = start()
+    stack.wait_for("ready: ")
+    processes = stack.processes()
+    stack.part("serve").suspend()
+    stack.process.send_signal(signal.SIGINT)
+    stack.wait_for("gateway: stopping")
+
+    assert stack.interrupt() == 130
+
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+
+
+def test_no_process_survives_a_killed_stack(start: Callable[..., Stack]) -> None:
+    stack = start()
+    stack.wait_for("ready: ")
+    stack.run_bell()
+    processes = stack.processes()
+
+    stack.close()
+
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+
+
+def test_a_configured_redis_is_used_and_left_alone(
+    start: Callable[..., Stack], data: Path, valkey_server: EmbeddedValkey, redis_url: str
+) -> None:
+    stack = start(REDIS_URL=redis_url)
+    stack.wait_for("ready: ")
+    task_id, _ = stack.run_bell()
+
+    assert stack.interrupt() == 0
+
+    assert not (data / "valkey").exists()
+    with valkey_server.client() as client:
+        assert client.hget(f"job:{task_id}", "status") == b"Completed"
+
+
+def test_a_worker_that_cannot_start_ends_the_stack_and_says_why(
+    start: Callable[..., Stack],
+) -> None:
+    said = refusal(start(QFLEET_EXECUTORS="nonsense"))
+
+    assert "worker did not start" in said
+    assert "nonsense" in said
