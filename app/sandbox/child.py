@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 #: Where the child finds its jobs.
 JOBS_FD = 3
+#: A service manager sends them to every process when the worker shall stop; but the worker drains,
+#: and ends its children with SIGKILL.
+WORKERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Longest params of one job; the gateway has its own, smaller limit.
 PARAMS_BYTES = 1 << 30
 
 
 def take_over(jobs_fd: int, output_fd: int) -> None:
-    """Keep the job socket and the output pipe, close everything else, forget the zygote's signals."""
+    """Keep the job socket and the output pipe, close the rest, forget the zygote's signals."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     # The two may stand where the others go: move them out of the way first.
@@ -43,8 +46,8 @@ def take_over(jobs_fd: int, output_fd: int) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with suppress(OSError):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for number in (signal.SIGXFSZ, signal.SIGPIPE, *WORKERS_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def serve(perform: Callable[[Request], Reply]) -> None:

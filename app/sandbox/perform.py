@@ -7,6 +7,7 @@ import traceback
 from functools import cache
 from typing import TYPE_CHECKING
 
+from app.config import ProgramLimits
 from app.errors import ExecutionError, JobFailure, MemoryLimitReached, ServiceError
 from app.executors import registry
 from app.jobs.job import Failure
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from app.sandbox.protocol import Request
 
 #: Read once by the zygote, so that every child is born with warm parser tables.
-_WARM_UP = 'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; bit[2] c; h q[0]; cx q[0], q[1]; c = measure q;'
+_WARM_UP = """OPENQASM 3.0; include "stdgates.inc";
+qubit[2] q; bit[2] c; h q[0]; cx q[0], q[1]; c = measure q;
+"""
 
 
 def prepare() -> None:
     """Warm up what starts no thread: runs in the zygote."""
-    from app.config import ProgramLimits
-
     load_circuit(_WARM_UP, ProgramLimits())
     for name in registry.names():
         registry.preload(name)

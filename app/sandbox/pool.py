@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import orjson
 import structlog
 
 from app.errors import MemoryLimitReached, SandboxCrashed, SandboxUnavailable, TimeLimitReached
+from app.sandbox.confinement import Confinement
 from app.sandbox.protocol import (
     LENGTHS,
     MalformedFrame,
@@ -44,10 +44,15 @@ ANSWER_TIMEOUT_S = 10.0
 #: A reply is a result and a little more.
 REPLY_SLACK_BYTES = 1 << 20
 READ_BYTES = 1 << 18
-#: Processor time beyond what the clock allows, before the kernel ends a child that the worker forgot.
+#: Processor time beyond what the clock allows, before the kernel ends a child that was forgotten.
 CPU_SLACK_S = 30.0
-#: Oldest QPY that Qiskit may read: older ones are read by code that evaluates expressions.
-MIN_QPY_VERSION = 13
+#: Holds the oldest QPY version that Qiskit may read: older ones are read by code that evaluates
+#: expressions. A file of the package, so that no worker's death leaves one behind.
+QISKIT_SETTINGS = Path(__file__).parent / "qiskit.conf"
+#: What native code says before it aborts: C++, the C library, Rust, Python.
+OUT_OF_MEMORY = ("bad_alloc", "Cannot allocate memory", "memory allocation of", "MemoryError")
+#: Most output taken at a time: a job that never stops writing must not stop the worker's clock.
+DRAIN_BYTES = 1 << 20
 
 
 class Zygote:
@@ -68,11 +73,7 @@ class Zygote:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._home = tempfile.TemporaryDirectory(prefix="qfleet-")
-        settings = Path(self._home.name) / "settings.conf"
-        settings.write_text(f"[default]\nmin_qpy_version = {MIN_QPY_VERSION}\n")
-        # Children may be another user, who must be able to read it.
-        Path(self._home.name).chmod(0o755)
+        self.confinement: Confinement | None = None
 
     @property
     def pid(self) -> int | None:
@@ -116,7 +117,6 @@ class Zygote:
         """End the zygote; its children end with it."""
         with self._lock:
             self._discard()
-        self._home.cleanup()
 
     def _require(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -130,13 +130,15 @@ class Zygote:
                 env=self._environment(),
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
-                cwd=self._home.name,
+                cwd="/",
             )
         self._control = ours
         ours.settimeout(START_TIMEOUT_S)
         hello = self._hear()
         ours.settimeout(ANSWER_TIMEOUT_S)
-        log.info("zygote_started", pid=hello["ready"], own_user=hello["own_user"])
+        self.confinement = Confinement(**hello["confinement"])
+        missing = self.confinement.missing
+        log.info("zygote_started", pid=hello["ready"], not_in_force=missing)
         if hello["threads"] != 1:
             log.warning("zygote_has_threads", threads=hello["threads"])
 
@@ -147,18 +149,18 @@ class Zygote:
             f" {control} == 3 or os.close({control}); from app.sandbox.zygote import main;"
             f" main([{self._perform!r}, {limits!r}])"
         )
-        return [sys.executable, "-c", start]
+        return [sys.executable, "-P", "-c", start]
 
     def _environment(self) -> dict[str, str]:
         """Nothing of the worker's: it holds secrets, and a child could read it."""
         return {
-            "HOME": self._home.name,
+            "HOME": "/",
             "LANG": "C.UTF-8",
             "PATH": os.defpath,
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "QISKIT_IN_PARALLEL": "TRUE",
-            "QISKIT_SETTINGS": str(Path(self._home.name) / "settings.conf"),
+            "QISKIT_SETTINGS": str(QISKIT_SETTINGS),
             "OMP_NUM_THREADS": str(self._threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "OPENBLAS_NUM_THREADS": "1",
@@ -225,10 +227,16 @@ class Child:
             os.close(its_output)
         self._jobs.setblocking(False)  # noqa: FBT003 - the library's signature
         os.set_blocking(self._output, False)
+        self._handle = _process_handle(self.pid)
 
-    def exchange(
-        self, frame: bytes, *, until: float, output_bytes: int
-    ) -> tuple[Reply, Condition]:
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a job: it has not died meanwhile, and has sent nothing unasked."""
+        poll = select.poll()
+        poll.register(self._jobs, select.POLLIN)
+        return not poll.poll(0)
+
+    def exchange(self, frame: bytes, *, until: float, output_bytes: int) -> tuple[Reply, Condition]:
         """Send a request and wait for the reply.
 
         Raises:
@@ -292,7 +300,7 @@ class Child:
 
     def _drain(self, output: _Capped) -> bool:
         """Take what lies in the output pipe; False at its end."""
-        while True:
+        for _ in range(DRAIN_BYTES // READ_BYTES):
             try:
                 part = os.read(self._output, READ_BYTES)
             except BlockingIOError:
@@ -300,6 +308,7 @@ class Child:
             if not part:
                 return False
             output.add(part)
+        return True
 
     def kill(self) -> None:
         """SIGKILL, to the whole group; the process is a zombie until ``bury``."""
@@ -312,6 +321,10 @@ class Child:
     def bury(self) -> int | None:
         """Make sure it is dead; gives its wait status."""
         self.kill()
+        # The kernel frees about 10 GB in a second; meanwhile the zygote shall fork for other slots.
+        if self._handle is not None:
+            select.select([self._handle], [], [])
+            os.close(self._handle)
         status = self._zygote.wait(self.pid)
         self._close()
         return status
@@ -319,6 +332,14 @@ class Child:
     def _close(self) -> None:
         self._jobs.close()
         os.close(self._output)
+
+
+def _process_handle(pid: int) -> int | None:
+    """A descriptor that is readable when the process has ended; None where the kernel has none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 class _Capped:
@@ -419,7 +440,12 @@ class SandboxSlot:
     def _child_for(self, owner: str) -> Child:
         with self._lock:
             # A kill may come when the job it is meant for has just ended: that child is dead.
-            usable = self._child is not None and self._child.owner == owner and not self._killed
+            usable = (
+                self._child is not None
+                and self._child.owner == owner
+                and not self._killed
+                and self._child.waits
+            )
             if self._child is not None and not usable:
                 self._child.bury()
                 self._child = None
@@ -452,9 +478,11 @@ class SandboxSlot:
         if self._killed:
             raise SandboxKilled
 
-    def _cause_of_death(self, status: int | None, output: str) -> MemoryLimitReached | SandboxCrashed:
+    def _cause_of_death(
+        self, status: int | None, output: str
+    ) -> MemoryLimitReached | SandboxCrashed:
         limit = self._limits.memory_bytes
-        if "bad_alloc" in output or "Cannot allocate memory" in output or "MemoryError" in output:
+        if any(phrase in output for phrase in OUT_OF_MEMORY):
             message = (
                 f"the job needed more than the {limit / 2**20:.0f} MiB of memory a sandbox has;"
                 " use fewer qubits or shots"
@@ -509,6 +537,11 @@ class SandboxPool:
             )
             for number in range(slots)
         )
+
+    @property
+    def confinement(self) -> Confinement | None:
+        """What is in force in the children."""
+        return self._zygote.confinement
 
     @property
     def zygote_pid(self) -> int | None:

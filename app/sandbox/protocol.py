@@ -59,11 +59,11 @@ class Condition:
     rss_bytes: int
 
 
-class SandboxKilled(Exception):  # noqa: N818 - not a failure: somebody asked for it
+class SandboxKilled(Exception):
     """The job was stopped by ``kill``."""
 
 
-class MalformedFrame(Exception):  # noqa: N818 - a fact about a frame
+class MalformedFrame(Exception):
     """What came is no frame of ours."""
 
 

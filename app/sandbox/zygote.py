@@ -1,23 +1,26 @@
 """What are children forked from? A warm process that has imported everything and run nothing.
 
-It is started with an empty environment, has one thread, and only ever does three things: fork a child,
-say how a child ended, and end itself when its parent is gone.
+It is started with an empty environment, has one thread, and only ever does three things: fork a
+child, say how a child ended, and end itself when its parent is gone.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
 import socket
 import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
 
-from app.sandbox import child
-from app.sandbox.confinement import FIRST_UID, confine
+from app.sandbox import child, files
+from app.sandbox.confinement import FIRST_UID, Confinement, become, confine, leave_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,18 @@ CONTROL_FD = 3
 PACKET_BYTES = 4096
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Brood:
+    """What all children have in common."""
+
+    perform: Callable[[Request], Reply]
+    memory_bytes: int
+    open_files: int
+    own_user: bool
+    readable: tuple[Path, ...]
+    devices: tuple[Path, ...]
+
+
 def main(arguments: list[str]) -> None:
     """Warm up, say hello, serve.
 
@@ -36,38 +51,46 @@ def main(arguments: list[str]) -> None:
         arguments: ``module:function`` that performs a request, and the child's limits as JSON. The
             module may have a function ``prepare`` that warms it up.
     """
-    # Ctrl-C in the terminal is the stack's affair.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a service manager's SIGTERM to everybody are the worker's affair: it drains, and
+    # the zygote ends when it hangs up.
+    for number in child.WORKERS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     module_name, _, function = arguments[0].partition(":")
     limits = orjson.loads(arguments[1])
     module = importlib.import_module(module_name)
     getattr(module, "prepare", lambda: None)()
     own_user = _can_have_own_user()
+    own_network = leave_network()
+    brood = _Brood(
+        perform=getattr(module, function),
+        own_user=own_user,
+        readable=files.readable_paths(),
+        devices=files.devices(),
+        **limits,
+    )
+    files_restricted, calls_filtered = _rehearse(brood)
+    confinement = Confinement(
+        own_user=own_user,
+        own_network=own_network,
+        files=files_restricted,
+        system_calls=calls_filtered,
+    )
+    # A collection in a child would touch, and so copy, every page of the zygote's heap.
+    gc.collect()
+    gc.freeze()
     control = socket.socket(fileno=CONTROL_FD)
-    _send(control, {"ready": os.getpid(), "threads": _threads(), "own_user": own_user})
+    hello = {"ready": os.getpid(), "threads": _threads(), "confinement": asdict(confinement)}
+    _send(control, hello)
     while packet := _receive(control):
         request, descriptors = packet
         if "fork" in request:
-            answer = _fork(
-                request["fork"],
-                descriptors,
-                getattr(module, function),
-                limits,
-                own_user=own_user,
-            )
+            answer = _fork(request["fork"], descriptors, brood)
         else:
             answer = _wait(request["wait"])
         _send(control, answer)
 
 
-def _fork(
-    slot: int,
-    descriptors: list[int],
-    perform: Callable[[Request], Reply],
-    limits: dict[str, int],
-    *,
-    own_user: bool,
-) -> dict[str, Any]:
+def _fork(slot: int, descriptors: list[int], brood: _Brood) -> dict[str, Any]:
     zygote = os.getpid()
     try:
         pid = os.fork()
@@ -75,48 +98,81 @@ def _fork(
         answer: dict[str, Any] = {"error": f"fork: {exc.strerror}"}
     else:
         if pid == 0:
-            _live(zygote, slot, descriptors, perform, limits, own_user=own_user)
+            _live(zygote, slot, descriptors, brood)
         answer = {"pid": pid}
     for descriptor in descriptors:
         os.close(descriptor)
     return answer
 
 
-def _live(
-    zygote: int,
-    slot: int,
-    descriptors: list[int],
-    perform: Callable[[Request], Reply],
-    limits: dict[str, int],
-    *,
-    own_user: bool,
-) -> NoReturn:
+def _live(zygote: int, slot: int, descriptors: list[int], brood: _Brood) -> NoReturn:
     """The whole life of a child."""
     try:
         child.take_over(*descriptors)
-        confine(parent=zygote, slot=slot, own_user=own_user, **limits)
-        child.serve(perform)
+        _confine(zygote, slot, brood)
+        child.serve(brood.perform)
     except BaseException as exc:  # noqa: BLE001 - nothing may climb into the zygote's loop
         os.write(2, f"sandbox: {type(exc).__name__}: {exc}\n".encode())
         os._exit(70)
     os._exit(0)
 
 
-def _can_have_own_user() -> bool:
-    """Whether a child that is nobody can still read the interpreter and the packages.
+def _confine(zygote: int, slot: int, brood: _Brood) -> tuple[bool, bool]:
+    return confine(
+        parent=zygote,
+        slot=slot,
+        own_user=brood.own_user,
+        memory_bytes=brood.memory_bytes,
+        open_files=brood.open_files,
+        readable=brood.readable,
+        devices=brood.devices,
+    )
 
-    They may lie in a folder that only root may enter; then children stay with root's user id.
+
+def _rehearse(brood: _Brood) -> tuple[bool, bool]:
+    """What the kernel enforces, found out by a child that ends at once."""
+    zygote = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        code = 128
+        with suppress(OSError):
+            files_restricted, calls_filtered = _confine(zygote, 0, brood)
+            code = files_restricted * 1 + calls_filtered * 2
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code not in range(4):
+        raise RuntimeError(f"a sandbox child could not be confined: it ended with {code}")
+    return bool(code & 1), bool(code & 2)
+
+
+def _can_have_own_user() -> bool:
+    """Whether a child can be nobody: read the interpreter and the packages, and be killed by us.
+
+    They may lie in a folder that only root may enter, or root may lack the right to signal others;
+    then children stay with root's user id.
     """
     if os.getuid() != 0:
         return False
+    ours, its = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.setgroups([])
-        os.setresgid(FIRST_UID, FIRST_UID, FIRST_UID)
-        os.setresuid(FIRST_UID, FIRST_UID, FIRST_UID)
-        files = (os.__file__, orjson.__file__, __file__)
-        os._exit(0 if all(os.access(file, os.R_OK) for file in files) else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        ours.close()
+        with suppress(OSError):
+            become(FIRST_UID)
+            paths = (os.__file__, orjson.__file__, __file__)
+            if all(os.access(path, os.R_OK) for path in paths):
+                its.send(b"!")
+                its.recv(1)
+        os._exit(1)
+    its.close()
+    possible = False
+    if ours.recv(1):
+        with suppress(PermissionError):
+            os.kill(pid, signal.SIGKILL)
+            possible = True
+    ours.close()
+    os.waitpid(pid, 0)
+    return possible
 
 
 def _wait(pid: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import resource
 import signal
 import socket
@@ -119,6 +120,31 @@ def large(count: str) -> Reply:
     return Reply(result=b"r" * int(count), failure=None)
 
 
+def flood(_: str) -> None:
+    """Several threads never stop writing."""
+
+    def write() -> None:
+        while True:
+            os.write(1, b"x" * 65536)
+
+    for _ in range(2):
+        threading.Thread(target=write, daemon=True).start()
+    write()
+
+
+def unasked(_: str) -> str:
+    """Answer, and then once more, unasked."""
+    header = orjson.dumps({"failure": None, "metadata": {}, "rss_bytes": 1})
+    frame = len(header).to_bytes(4, "big") + (6).to_bytes(4, "big") + header + b'"lies"'
+    threading.Timer(0.05, lambda: os.write(3, frame)).start()
+    return "truth"
+
+
+def die_soon(_: str) -> int:
+    threading.Timer(0.05, lambda: os._exit(9)).start()
+    return os.getpid()
+
+
 def chatter(count: str) -> str:
     sys.stdout.write("\x1b[31mred\x1b[0m" + "o" * int(count))
     sys.stdout.flush()
@@ -153,8 +179,16 @@ def status(_: str) -> dict[str, str]:
     return fields
 
 
-def refusals(path: str) -> dict[str, str]:
-    """What happens when it tries what it may not."""
+def system_call(name: str, *arguments: int) -> None:
+    numbers = {"x86_64": {"tgkill": 234}, "aarch64": {"tgkill": 131}}
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(numbers[platform.machine()][name], *arguments) != 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def refusals(text: str) -> dict[str, str]:
+    """What happens when it tries what it may not; ``text`` is a file and the worker's process."""
+    path, worker = text.split("|")
 
     def attempt(action: Callable[[], object]) -> str:
         try:
@@ -164,12 +198,19 @@ def refusals(path: str) -> dict[str, str]:
         return "allowed"
 
     return {
-        "socket": attempt(lambda: socket.socket()),
-        "socketpair": attempt(lambda: socket.socketpair()),
-        "exec": attempt(lambda: os.execv("/bin/true", ["true"])),
+        "socket": attempt(socket.socket),
+        "socketpair": attempt(socket.socketpair),
+        "exec": attempt(lambda: os.execv("/bin/true", ["true"])),  # noqa: S606
         "spawn": attempt(lambda: subprocess.run(["/bin/true"], check=False)),
-        "kill": attempt(lambda: os.kill(os.getppid(), signal.SIGTERM)),
+        "fork": attempt(os.fork),
+        "kill": attempt(lambda: os.kill(os.getppid(), 0)),
+        "kill a thread": attempt(lambda: system_call("tgkill", os.getppid(), os.getppid(), 0)),
+        "change limits": attempt(lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE)),
         "write": attempt(lambda: Path(path).write_text("x")),
+        "remove": attempt(lambda: Path(path).unlink()),
+        "read": attempt(lambda: Path(path).read_text()),
+        "change rights": attempt(lambda: Path(path).chmod(0o777)),
+        "look into the worker": attempt(lambda: Path(f"/proc/{worker}/environ").read_bytes()),
     }
 
 
