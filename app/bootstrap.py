@@ -45,9 +45,7 @@ def build_gateway(settings: Settings) -> FastAPI:
     from app.api.application import create_app
     from app.telemetry.logs import configure_logging
 
-    configure_logging(
-        level=settings.log_level, environment=settings.environment, service="gateway"
-    )
+    configure_logging(level=settings.log_level, environment=settings.environment, service="gateway")
     client = connect_gateway(redis_url(settings))
     events = JobEvents(client=client)
     dispatcher = Dispatcher(
@@ -162,9 +160,7 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         beat_s=settings.beat_s,
         heartbeat_file=settings.heartbeat_file,
     )
-    return Worker(
-        id=worker_id, runner=runner, sweeper=sweeper, claims=claims, sandboxes=sandboxes
-    )
+    return Worker(id=worker_id, runner=runner, sweeper=sweeper, claims=claims, sandboxes=sandboxes)
 
 
 def redis_url(settings: Settings) -> str:

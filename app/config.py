@@ -21,7 +21,7 @@ MIB = 1024 * KIB
 
 
 class ProgramLimits(BaseModel):
-    """What one program may ask for. Checked in the sandbox, on the source and on its syntax tree."""
+    """What one program may ask for; checked in the sandbox, on source and syntax tree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,9 @@ class SandboxLimits(BaseModel):
     memory_bytes: int = Field(
         default=0, ge=0, description="memory of one child; 0: 80 % of the machine's, split by slots"
     )
-    time_limit_s: float = Field(default=300.0, gt=0, description="run time of a job without its own")
+    time_limit_s: float = Field(
+        default=300.0, gt=0, description="run time of a job without its own"
+    )
     jobs_per_child: int = Field(default=1000, gt=0, description="jobs before a child is replaced")
     growth_bytes: int = Field(
         default=512 * MIB, gt=0, description="growth of a child's memory before it is replaced"
@@ -104,7 +106,9 @@ class Settings(BaseSettings):
         default=("aer",), description="executors a worker serves, separated by commas"
     )
     slots: int = Field(
-        default_factory=default_slots, gt=0, description="jobs a worker runs at once (default: cores)"
+        default_factory=default_slots,
+        gt=0,
+        description="jobs a worker runs at once (default: cores)",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO",
@@ -152,7 +156,9 @@ class Settings(BaseSettings):
         default=64, gt=0, description="wake-ups in one queue; at least the slots of the fleet"
     )
     max_attempts: int = Field(default=5, gt=0, description="claims of one job before it fails")
-    max_crashes: int = Field(default=3, gt=0, description="sandbox crashes of one job before it fails")
+    max_crashes: int = Field(
+        default=3, gt=0, description="sandbox crashes of one job before it fails"
+    )
     retention_s: float = Field(
         default=7 * 86400.0, gt=0, description="how long a final job and its result are kept"
     )
@@ -160,7 +166,9 @@ class Settings(BaseSettings):
         default=86400.0, gt=0, description="how long an Idempotency-Key is remembered"
     )
     max_queued: int = Field(default=100_000, gt=0, description="queued jobs of one executor")
-    max_queued_per_owner: int = Field(default=50_000, gt=0, description="queued jobs of one owner on one executor")
+    max_queued_per_owner: int = Field(
+        default=50_000, gt=0, description="queued jobs of one owner on one executor"
+    )
     max_result_bytes: int = Field(default=32 * MIB, gt=0, description="encoded result of one job")
     drain_s: float = Field(
         default=30.0, gt=0, description="how long a stopping worker waits for its running jobs"

@@ -111,11 +111,11 @@ class Dispatcher:
                     continue
 
     async def result(self, job: Job) -> bytes:
-        """The result of a completed job that was read, as it was produced; empty when none is left."""
+        """The result of a completed job, as it was produced; empty when none is left."""
         return await self._store.result(job=job)
 
     async def position(self, job: Job) -> int | None:
-        """How many of its owner's queued jobs go before this one, plus one; None when not queued."""
+        """Its place among its owner's queued jobs, 1 is next; None when not queued."""
         return await self._store.position(job=job)
 
     async def cancel(self, principal: Principal, job_id: str) -> Job:

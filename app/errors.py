@@ -1,7 +1,7 @@
 """What can go wrong on purpose? Every deliberate failure, as a tree, each with a stable code.
 
-``code`` is part of the public contract: clients branch on it, it never changes. ``message`` says what
-was asked, what is allowed and what to do. HTTP statuses are a table in ``app/api/errors.py``.
+``code`` is part of the public contract: clients branch on it, it never changes. ``message`` says
+what was asked, what is allowed and what to do. HTTP statuses are a table in ``app/api/errors.py``.
 """
 
 from __future__ import annotations

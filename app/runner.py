@@ -1,4 +1,4 @@
-"""How does a worker take one claimed job to a final state? Claim, run in a sandbox, record, repeat."""
+"""How does a worker take a claimed job to a final state? Run it in a sandbox, record, repeat."""
 
 from __future__ import annotations
 
@@ -241,12 +241,14 @@ class Runner:
         except MemoryLimitReached as exc:
             return _ended(claim, JobStatus.FAILED, exc)
         except SandboxKilled:
-            self._give_back(slot, claim, "returned" if self._draining.is_set() else "lost", WORKER_LOST)
+            self._give_back(
+                slot, claim, "returned" if self._draining.is_set() else "lost", WORKER_LOST
+            )
         except SandboxCrashed as exc:
             kind: Literal["crash", "lost"] = "lost" if slot.was_killed else "crash"
             self._give_back(slot, claim, kind, failure_of(exc))
         except SandboxUnavailable as exc:
-            log.error("sandbox_unavailable", job_id=claim.job.id, error=exc.message)
+            log.warning("sandbox_unavailable", job_id=claim.job.id, error=exc.message)
             self._give_back(slot, claim, "returned", failure_of(exc))
             self._draining.wait(NO_SANDBOX_S)
         except Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 import structlog
@@ -53,7 +53,7 @@ class Sweeper:
             heartbeat_file: touched with every tick, for a liveness probe.
         """
         self._claims = claims
-        self._client = client
+        self._client: Any = client
         self._runner = runner
         self._report = report
         self._wakeups = wakeups

@@ -1,6 +1,6 @@
-"""How does the load reach the gateway? A keep-alive HTTP/1.1 connection that costs the machine little.
+"""How does the load reach the gateway? By a keep-alive connection that costs little.
 
-The load shares its cores with what it measures; a general client would cost more than a Bell task.
+The load shares its cores with what it measures; a general client costs more than a Bell task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Connection:
         self._writer.write(head.encode() + b"\r\n" + content)
         raw = await self._reader.readuntil(b"\r\n\r\n")
         status_line, *lines = raw.decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        headers = {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+        }
         answer = await self._reader.readexactly(int(headers.get("content-length", "0")))
         return int(status_line.split()[1]), json.loads(answer) if answer else None
 

@@ -1,8 +1,9 @@
 """How much of bare Aer's speed is left when a Bell circuit takes the whole way?
 
-``python -m benchmarks.tasks`` starts a local stack of its own, then measures in one run on one machine:
+``python -m benchmarks.tasks`` starts a local stack of its own, then measures in one run on one
+machine:
 
-- bare: processes, as many as the stack has slots, that each run the circuit in a loop on one simulator
+- bare: processes, as many as the stack has slots, that each run the circuit in a loop
 - throughput: tasks from submission to read result, over keep-alive connections
 - acceptance: how fast tasks are accepted while a backlog builds up, and how fast that is worked off
 - latency: one task at a time on an idle stack, from the submission to the result
@@ -103,7 +104,9 @@ def local_stack(slots: int) -> Iterator[tuple[int, float]]:
         try:
             while not healthy(port):
                 if stack.poll() is not None or time.monotonic() - began > START_TIMEOUT_S:
-                    raise RuntimeError(f"the local stack did not start (logs: {Path(data) / 'logs'})")
+                    raise RuntimeError(
+                        f"the local stack did not start (logs: {Path(data) / 'logs'})"
+                    )
                 time.sleep(0.02)
             yield port, time.monotonic() - began
         finally:
@@ -194,7 +197,9 @@ def gateway_memory_bytes(port: int) -> int:
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def measure(*, slots: int, connections: int, seconds: float, rounds: int, tasks: int) -> dict[str, Any]:
+def measure(
+    *, slots: int, connections: int, seconds: float, rounds: int, tasks: int
+) -> dict[str, Any]:
     """All figures of one run."""
     with local_stack(slots) as (port, start_s):
         idle_bytes = gateway_memory_bytes(port)

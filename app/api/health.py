@@ -75,7 +75,7 @@ class Life(BaseModel):
     status: Literal["alive"] = "alive"
 
 
-class Sick(Exception):  # noqa: N818 - a fact about a component, seen only in this file
+class Sick(Exception):
     """Why a component is unhealthy."""
 
 

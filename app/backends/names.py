@@ -34,6 +34,8 @@ class BackendName:
         match = _NAME.fullmatch(name)
         if match is None:
             shown = name[:64]
-            message = f"{shown!r} is no backend name; a name reads METADATA@EXECUTOR, as {SIMULATOR}@aer"
+            message = (
+                f"{shown!r} is no backend name; a name reads METADATA@EXECUTOR, as {SIMULATOR}@aer"
+            )
             raise BackendNotFound(message)
         return cls(**match.groupdict())

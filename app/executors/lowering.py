@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qiskit.circuit import (
@@ -33,6 +34,7 @@ from qiskit.circuit import (
     WhileLoopOp,
 )
 from qiskit.circuit.classical import expr
+from qiskit.circuit.exceptions import CircuitError
 from qiskit.circuit.library import MCPhaseGate, MCXGate, UnitaryGate
 from qiskit.transpiler.passes import HighLevelSynthesis
 
@@ -295,7 +297,16 @@ def _bound(param: Any, bindings: Mapping[Parameter, float]) -> Any:
     if unbound:
         message = f"the program has parameters without a value: {', '.join(unbound)[:200]}"
         raise ExecutionError(message)
-    return float(param.bind({each: bindings[each] for each in param.parameters}))
+    try:
+        value = float(param.bind({each: bindings[each] for each in param.parameters}))
+    except (ArithmeticError, CircuitError) as exc:
+        message = (
+            "an angle has no value for every turn of its loop: it divides by zero or overflows"
+        )
+        raise ExecutionError(message) from exc
+    if not isfinite(value):
+        raise ExecutionError("an angle is not a finite number for every turn of its loop")
+    return value
 
 
 def _condition(condition: expr.Expr | tuple[Any, int], scope: _Scope) -> Condition:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import WorkerLost
 from app.jobs.connection import translated
@@ -102,7 +102,8 @@ class ClaimStore:
             max_crashes: sandbox crashes of a job before it fails.
             retention_s: how long a final job is kept.
         """
-        self._client = client
+        # redis-py types an answer as all that any command may give, in either colour.
+        self._client: Any = client
         self._worker = worker
         self._lease_ms = round(lease_s * 1000)
         self._wakeup_cap = wakeup_cap
@@ -132,7 +133,7 @@ class ClaimStore:
             changed), and the claimed job, if there was one.
         """
         with translated():
-            reply = self._next(args=self._next_args(slot, executor, wakeup, finish, claim))
+            reply = self._next(args=self._next_args(slot, executor, wakeup, finish, claim=claim))
             outcome = reply[0].decode()
             if len(reply) == 1:
                 return outcome, None
@@ -143,7 +144,7 @@ class ClaimStore:
         return outcome, Claim(job=decode_job(job_id, record), params=params or b"")
 
     def _next_args(
-        self, slot: str, executor: str, wakeup: str, finish: Finish | None, claim: bool
+        self, slot: str, executor: str, wakeup: str, finish: Finish | None, *, claim: bool
     ) -> list[str | int | bytes]:
         common: list[str | int | bytes] = [
             f"{self._worker}:{slot}",
@@ -278,5 +279,3 @@ class ClaimStore:
     def _read_chunks(self, prefix: str, count: int) -> bytes:
         chunks = self._client.mget([f"{prefix}:{i}" for i in range(count)])
         return b"".join(chunk for chunk in chunks if chunk)
-
-

@@ -1,4 +1,4 @@
-"""How does this process talk to Redis? Clients with bounded waits, and one error for every fault."""
+"""How does this process talk to Redis? Clients with bounded waits, one error for every fault."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import redis
 import redis.asyncio
-from redis.maint_notifications import MaintNotificationsConfig
 from redis.backoff import ConstantBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from app.errors import Unavailable
@@ -25,7 +25,7 @@ WORKER_TIMEOUT_S = 10.0
 def connect_gateway(url: str) -> redis.asyncio.Redis:
     """A client for the event loop: short waits, because a person waits behind it.
 
-    One repetition covers a connection that the server closed meanwhile; every script may be repeated.
+    One repetition covers a connection that was closed meanwhile; every script may be repeated.
     """
     return redis.asyncio.Redis.from_url(
         url,

@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-import redis
+import redis.asyncio
 import structlog
 
 from app.lua.keys import DONE_CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import redis.asyncio
 
 log = structlog.get_logger()
 
@@ -25,8 +23,8 @@ RECONNECT_S = 0.5
 class JobEvents:
     """Wakes waiters when their job becomes final.
 
-    Pub/sub loses what is said while the connection is down, so every new connection wakes everybody:
-    they read the store again. A waiter therefore first watches, then reads, then waits.
+    Pub/sub loses what is said while the connection is down, so every new connection wakes
+    everybody: they read the store again. A waiter therefore first watches, then reads, then waits.
     """
 
     def __init__(self, *, client: redis.asyncio.Redis) -> None:
@@ -36,7 +34,7 @@ class JobEvents:
 
     @contextlib.asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the job may have become final. Clear it before reading again."""
+        """An event, set when the job may have become final. Clear it before reading again."""
         event = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(event)
         try:

@@ -70,9 +70,7 @@ def decode_failure(field: bytes) -> Failure | None:
     if not field:
         return None
     document = json.loads(field)
-    return Failure(
-        code=document["code"], message=document["message"], details=document["details"]
-    )
+    return Failure(code=document["code"], message=document["message"], details=document["details"])
 
 
 def pairs(flat: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Histogram:
     """A distribution that the store's scripts count."""
 
-    #: observations per bucket of ``app.lua.keys.BUCKETS_S``, not cumulative; one more at the end for the rest.
+    #: observations per bucket of ``app.lua.keys.BUCKETS_S``, not cumulative; the last: beyond all.
     buckets: tuple[int, ...]
     #: sum of all observations, seconds.
     sum_s: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from app.errors import IdempotencyConflict, InvalidRequest, JobIsFinal, JobNotFound, QueueFull
 from app.jobs.connection import translated
@@ -44,7 +44,8 @@ class JobStore:
         retention_s: float,
     ) -> None:
         """Make the store; connects with the first call."""
-        self._client = client
+        # redis-py types an answer as all that any command may give, in either colour.
+        self._client: Any = client
         self._wakeup_cap = wakeup_cap
         self._max_queued = max_queued
         self._max_queued_per_owner = max_queued_per_owner
@@ -128,7 +129,7 @@ class JobStore:
             JobNotFound: there is none, or it is somebody else's.
         """
         with translated():
-            record = await cast("Any", self._client.hgetall(f"job:{job_id}"))
+            record = await self._client.hgetall(f"job:{job_id}")
         if record.get(b"owner") != owner.encode():
             raise JobNotFound("task not found")
         return decode_job(job_id, record)
@@ -136,7 +137,7 @@ class JobStore:
     async def params(self, *, job_id: str) -> bytes:
         """The program of an existing job, as it was received."""
         with translated():
-            count = await cast("Any", self._client.hget(f"job:{job_id}", "params_chunks"))
+            count = await self._client.hget(f"job:{job_id}", "params_chunks")
             return await self._read_chunks(f"params:{job_id}", int(count or 0))
 
     async def result(self, *, job: Job) -> bytes:
@@ -145,7 +146,7 @@ class JobStore:
             return await self._read_chunks(f"result:{job.id}:{job.attempt}", job.result_chunks)
 
     async def position(self, *, job: Job) -> int | None:
-        """How many of the owner's queued jobs go before this one, plus one; None when not queued."""
+        """Its place among its owner's queued jobs, 1 is next; None when not queued."""
         with translated():
             rank = await self._client.zrank(f"ready:{job.executor}:{job.owner}", job.id)
         return None if rank is None else int(rank) + 1
@@ -195,7 +196,7 @@ class JobStore:
     async def workers(self) -> tuple[WorkerReport, ...]:
         """Every worker whose report has not expired."""
         with translated():
-            seconds, microseconds = await cast("Any", self._client.time())
+            seconds, microseconds = await self._client.time()
             beats = await self._client.zrange("workers", 0, -1, withscores=True)
             if not beats:
                 return ()
@@ -292,10 +293,8 @@ def _age_s(oldest: list[tuple[bytes, float]], now_ms: float) -> float:
 
 def _decode_stats(
     stats: dict[bytes, bytes],
-) -> tuple[
-    dict[tuple[str, tuple[str, ...]], int], dict[tuple[str, tuple[str, ...]], Histogram]
-]:
-    """Counters and histograms in the ``stats`` hash: fields ``name|label|…`` and ``name|label|bucket``."""
+) -> tuple[dict[tuple[str, tuple[str, ...]], int], dict[tuple[str, tuple[str, ...]], Histogram]]:
+    """What the ``stats`` hash counts, in fields ``name|label|…`` and ``name|label|bucket``."""
     counters: dict[tuple[str, tuple[str, ...]], int] = {}
     buckets: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     sums_s: dict[tuple[str, tuple[str, ...]], float] = {}

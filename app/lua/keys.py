@@ -1,8 +1,8 @@
 """Which keys lie in Redis, and what is in them? The whole schema; the scripts build these names.
 
-Times are milliseconds of Redis ``TIME``; no clock of a host is ever compared with another. A *holder* is
-``worker:slot``. ``docs/reference/redis-keys.md`` is this page for operators; a test holds the two, and a
-live database, against each other.
+Times are milliseconds of Redis ``TIME``; no clock of a host is ever compared with another. A
+*holder* is ``worker:slot``. ``docs/reference/redis-keys.md`` is this page for operators; a test
+holds the two, and a live database, against each other.
 """
 
 from __future__ import annotations
@@ -76,9 +76,7 @@ SCHEMA: tuple[Key, ...] = (
         content="the worker's last report (JSON); expires when it goes silent",
     ),
     Key(pattern="workers", type="zset", content="workers → time of their last report"),
-    Key(
-        pattern="jobs:{owner}", type="zset", content="that owner's listed jobs → order of arrival"
-    ),
+    Key(pattern="jobs:{owner}", type="zset", content="that owner's listed jobs → order of arrival"),
     Key(
         pattern="idempotency:{owner}:{key}",
         type="string",
@@ -88,7 +86,7 @@ SCHEMA: tuple[Key, ...] = (
     Key(
         pattern="dead",
         type="list",
-        content="ids of the last 1000 jobs that failed because their sandbox or worker died too often",
+        content="last 1000 jobs that failed because their sandbox or worker died too often",
     ),
     Key(pattern="sequence", type="string", content="order of arrival, counted up by every job"),
     Key(pattern="wakeup:sequence", type="string", content="counts wake-ups: makes each unique"),
@@ -105,9 +103,15 @@ SCHEMA: tuple[Key, ...] = (
         type="set",
         content="kombu's own: which queues an exchange feeds",
     ),
-    Key(pattern="unacked", type="hash", content="kombu's own: delivered wake-ups not acknowledged yet"),
+    Key(
+        pattern="unacked",
+        type="hash",
+        content="kombu's own: delivered wake-ups not acknowledged yet",
+    ),
     Key(pattern="unacked_index", type="zset", content="kombu's own: when those were delivered"),
-    Key(pattern="unacked_mutex", type="string", content="kombu's own: lock of its clean-up; expires"),
+    Key(
+        pattern="unacked_mutex", type="string", content="kombu's own: lock of its clean-up; expires"
+    ),
 )
 
 #: Channel on which the id of every job that becomes final is published.

@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent
 
 @cache
 def source(verb: str) -> str:
-    """The whole script of a verb: its flags, then the constants, the prelude and the verb itself."""
+    """The whole script of a verb: its flags, the constants, the prelude, the verb itself."""
     flags, _, body = (_FOLDER / f"{verb}.lua").read_text().partition("\n")
     bounds = ", ".join(str(round(bound * 1000, 3)) for bound in BUCKETS_S)
     constants = f"local BUCKETS_MS = {{{bounds}}}\nlocal WAKEUP_MARK = '{WAKEUP_MARK}'\n"

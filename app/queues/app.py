@@ -1,4 +1,4 @@
-"""How is Celery set up? One configuration for the gateway, which renders, and workers, which consume.
+"""How is Celery set up? One configuration for gateways, which render, and workers.
 
 Why each value: ``docs/adr/0002-wakeups-over-celery.md``.
 """

@@ -1,7 +1,7 @@
 """What does a wake-up look like? One message per executor's queue, rendered by kombu itself.
 
-A wake-up names no job. It makes one worker of that queue claim jobs from the store for a while. A lost,
-doubled or needless one is harmless, so it can be pushed by the script that stores the job.
+A wake-up names no job. It makes one worker of that queue claim jobs from the store for a while. A
+lost, doubled or needless one is harmless, so it can be pushed by the script that stores the job.
 """
 
 from __future__ import annotations

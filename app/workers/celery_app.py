@@ -1,4 +1,4 @@
-"""What does ``celery -A app.workers.celery_app worker`` start? A worker: its wake-ups, keeper and drain."""
+"""What does ``celery -A app.workers.celery_app worker`` start? A worker, from birth to drain."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def _take(**_: Any) -> None:
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _log(**_: Any) -> None:
     """Our log configuration instead of Celery's."""
-    configure_logging(
-        level=settings.log_level, environment=settings.environment, service="worker"
-    )
+    configure_logging(level=settings.log_level, environment=settings.environment, service="worker")
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]

@@ -1,8 +1,8 @@
 """When may a worker take another wake-up? When a slot is free to serve it, and not before.
 
 Celery's ``worker_disable_prefetch`` asks the same question, but nothing wakes its event loop when a
-task of the threads pool ends: it looks again when its poll times out, a second later. Measured with two
-slots and a backlog of Bell circuits: 14 tasks/s, against 400 and more with this gate.
+task of the threads pool ends: it looks again when its poll times out, a second later. Measured with
+two slots, eight clients and Bell circuits on a busy machine: 14 tasks/s, with this gate 123.
 """
 
 from __future__ import annotations

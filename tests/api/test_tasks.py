@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from app.primitives.params import QasmParams, decode_qasm_params
 
 from app.api.tasks import has_header
 from app.errors import IdempotencyConflict, InvalidProgram, QueueFull, Unavailable
 from app.jobs.job import Failure, JobStatus
+from app.primitives.params import QasmParams, decode_qasm_params
 from tests.api.conftest import BELL
 
 if TYPE_CHECKING:

@@ -50,7 +50,9 @@ def make_worker(redis_url: str) -> Iterator[Callable[..., ClaimStore]]:
     """Workers of the fleet; each has a connection of its own."""
     clients = []
 
-    def make(name: str = "w1", *, lease_s: float = LEASE_S, retention_s: float = 1000) -> ClaimStore:
+    def make(
+        name: str = "w1", *, lease_s: float = LEASE_S, retention_s: float = 1000
+    ) -> ClaimStore:
         clients.append(connect_worker(redis_url))
         return ClaimStore(
             client=clients[-1],

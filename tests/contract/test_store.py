@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.errors import IdempotencyConflict, InvalidRequest, JobIsFinal, JobNotFound, QueueFull, Unavailable
+from app.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    JobIsFinal,
+    JobNotFound,
+    QueueFull,
+    Unavailable,
+)
 from app.jobs.claims import ORPHAN_S, Busy, Claim, ClaimStore, Finish
 from app.jobs.connection import connect_gateway
 from app.jobs.job import REASON_RAN_TOO_LONG, Failure, JobStatus, WorkerReport
@@ -110,7 +117,9 @@ async def test_wakeups_are_unique_and_stop_at_the_cap(store: JobStore, raw: redi
     assert all(re.fullmatch(r'\{"id": "w\d+"\}', message) for message in messages)
 
 
-async def test_the_same_idempotency_key_gives_the_same_job(store: JobStore, raw: redis.Redis) -> None:
+async def test_the_same_idempotency_key_gives_the_same_job(
+    store: JobStore, raw: redis.Redis
+) -> None:
     first = await add(store, idempotency_key="k")
     before = everything(raw)
 
@@ -120,7 +129,9 @@ async def test_the_same_idempotency_key_gives_the_same_job(store: JobStore, raw:
     assert everything(raw) == before
 
 
-async def test_the_same_key_with_another_request_is_refused(store: JobStore, raw: redis.Redis) -> None:
+async def test_the_same_key_with_another_request_is_refused(
+    store: JobStore, raw: redis.Redis
+) -> None:
     await add(store, idempotency_key="k")
     before = everything(raw)
 
@@ -148,7 +159,7 @@ async def test_an_owner_cannot_queue_more_than_the_limit(store: JobStore, raw: r
         await add(store)
     before = everything(raw)
 
-    with pytest.raises(QueueFull, match="10 of your jobs .* at most 10"):
+    with pytest.raises(QueueFull, match=r"10 of your jobs .* at most 10"):
         await add(store)
 
     assert everything(raw) == before
@@ -325,7 +336,9 @@ async def test_queues_of_executors_are_apart(store: JobStore, worker: ClaimStore
 # --- next: finish, fencing, hand-back ---------------------------------------------------------------
 
 
-async def test_a_finished_job_has_its_result_and_its_times(store: JobStore, worker: ClaimStore) -> None:
+async def test_a_finished_job_has_its_result_and_its_times(
+    store: JobStore, worker: ClaimStore
+) -> None:
     job = await add(store)
     found = claimed(worker)
 
@@ -446,7 +459,9 @@ async def test_a_claim_whose_answer_was_lost_is_given_again(
     assert raw.hget("stats", "claims_handed_back_total") == "1"
 
 
-async def test_a_lost_claim_is_not_given_to_another_slot(store: JobStore, worker: ClaimStore) -> None:
+async def test_a_lost_claim_is_not_given_to_another_slot(
+    store: JobStore, worker: ClaimStore
+) -> None:
     await add(store)
     claimed(worker, "0")
     assert claim(worker, "1") is None
@@ -471,7 +486,9 @@ async def test_who_stops_while_jobs_wait_leaves_a_wakeup_behind(
 # --- lost ---------------------------------------------------------------------------------------
 
 
-async def test_a_crashed_job_goes_to_the_end_of_the_queue(store: JobStore, worker: ClaimStore) -> None:
+async def test_a_crashed_job_goes_to_the_end_of_the_queue(
+    store: JobStore, worker: ClaimStore
+) -> None:
     poison, innocent = await add(store), await add(store)
     found = claimed(worker)
 
@@ -540,7 +557,9 @@ async def test_losing_a_job_that_moved_on_changes_nothing(
     assert everything(raw) == before
 
 
-async def test_a_job_given_back_wakes_a_worker(store: JobStore, worker: ClaimStore, raw: redis.Redis) -> None:
+async def test_a_job_given_back_wakes_a_worker(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
     await add(store)
     found = claimed(worker)
     raw.delete("aer")
@@ -569,7 +588,9 @@ async def test_a_beat_extends_the_leases_of_named_jobs_only(
     assert raw.zscore("leases", unnamed.id) == 1
 
 
-async def test_a_beat_names_the_jobs_that_are_no_longer_ours(store: JobStore, worker: ClaimStore) -> None:
+async def test_a_beat_names_the_jobs_that_are_no_longer_ours(
+    store: JobStore, worker: ClaimStore
+) -> None:
     job = await add(store)
     claimed(worker)
     await store.cancel(owner="alice", job_id=job.id)
@@ -688,7 +709,9 @@ async def test_a_cancelled_running_job_is_final_at_once_and_its_worker_is_told(
     assert raw.hget("running", "aer") == "0"
 
 
-async def test_a_final_job_stays_final(store: JobStore, worker: ClaimStore, raw: redis.Redis) -> None:
+async def test_a_final_job_stays_final(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
     job = await add(store)
     end(worker, completed(claimed(worker)))
     before = everything(raw)
@@ -733,7 +756,9 @@ async def test_cancel_racing_finish_leaves_one_commit(
 # --- the whole ------------------------------------------------------------------------------------
 
 
-async def test_at_rest_nothing_is_left_over(store: JobStore, worker: ClaimStore, raw: redis.Redis) -> None:
+async def test_at_rest_nothing_is_left_over(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
     for _ in range(5):
         await add(store)
     await store.cancel(owner="alice", job_id=claimed(worker, "1").job.id)

@@ -34,6 +34,15 @@ ENDLESS = (
 )
 
 
+def runs_long() -> str:
+    """Work that grows with the shots and ends: a wide circuit, simulated anew for every shot."""
+    layer = " ".join(f"h q[{i}]; t q[{i}];" for i in range(18))
+    return (
+        f'OPENQASM 3.0; include "stdgates.inc"; qubit[18] q; bit[18] c; {layer}'
+        f" c[0] = measure q[0]; {layer} c = measure q;"
+    )
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Return as soon as the condition holds; fail with what was waited for."""
     end = time.monotonic() + timeout_s

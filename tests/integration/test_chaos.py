@@ -27,7 +27,7 @@ import psutil
 import pytest
 import redis
 
-from .fleet import BELL, Fleet, wait_until
+from .fleet import BELL, Fleet, runs_long, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,7 +40,11 @@ SEEDS = 8
 #: At least so many of each.
 FAULTS = {"worker": 6, "child": 9, "redis": 4, "freeze": 3}
 FINAL = {"Completed", "Failed", "Cancelled"}
+SHOTS = 20
 WRONG = 'OPENQASM 3.0; include "stdgates.inc"; qubit q; nonsense q;'
+SOURCES = {"bell": BELL, "long": runs_long(), "wrong": WRONG}
+#: Of forty jobs, these are not Bell circuits.
+KINDS = {7: "wrong", 17: "long", 27: "long"}
 
 
 class History:
@@ -61,12 +65,14 @@ class History:
 
 
 def submit_all(fleet: Fleet, history: History) -> None:
+    pause = threading.Event()
     for number in range(JOBS):
-        wrong = number % 33 == 32
+        kind = KINDS.get(number % 40, "bell")
         seed = number % SEEDS
-        kind = "wrong" if wrong else "bell"
-        task = fleet.submit_stubbornly(f"key-{number}", WRONG if wrong else BELL, seed=seed)
+        task = fleet.submit_stubbornly(f"key-{number}", SOURCES[kind], seed=seed, shots=SHOTS)
         history.accepted[task] = (kind, seed)
+        # Slowly enough that there is always somebody to kill.
+        pause.wait(0.015)
 
 
 def watch(fleet: Fleet, history: History, stop: threading.Event, chance: random.Random) -> None:
@@ -108,7 +114,7 @@ def break_things(
             pause.wait(chance.uniform(0.5, 4))
             fleet.thaw(worker)
         else:
-            children = fleet.sandbox_children(worker)
+            children = [c for each in fleet.workers for c in fleet.sandbox_children(each)]
             if not children:
                 continue
             try:
@@ -139,7 +145,11 @@ def test_a_thousand_jobs_survive_kills_of_everything(fleet: Fleet) -> None:
     history, chance = History(), random.Random(SEED)
     for _ in range(2):
         fleet.start_worker()
-    reference = [fleet.wait(fleet.submit(seed=seed))["result"] for seed in range(SEEDS)]
+    reference = {
+        (kind, seed): fleet.wait(fleet.submit(SOURCES[kind], seed=seed, shots=SHOTS))["result"]
+        for kind in ("bell", "long")
+        for seed in range(SEEDS)
+    }
     stop = threading.Event()
     submitting = threading.Thread(target=submit_all, args=(fleet, history))
     watching = threading.Thread(target=watch, args=(fleet, history, stop, random.Random(SEED)))
@@ -159,9 +169,7 @@ def test_a_thousand_jobs_survive_kills_of_everything(fleet: Fleet) -> None:
         submitting.join()
         watching.join()
     fleet.start_worker()
-    wait_until(
-        lambda: set(statuses(fleet, history)) <= FINAL, 60, "every accepted job is final"
-    )
+    wait_until(lambda: set(statuses(fleet, history)) <= FINAL, 60, "every accepted job is final")
 
     assert len(history.accepted) == JOBS, "I8"
     assert history.changed == [], "I3"
@@ -172,8 +180,9 @@ def test_a_thousand_jobs_survive_kills_of_everything(fleet: Fleet) -> None:
             assert int(record["attempt"]) <= 5, f"I4 {task}"
             if record["status"] == "Completed":
                 key = f"result:{task}:{record['attempt']}:0"
-                assert kind == "bell", f"I6 {task}"
-                assert json.loads(client.get(key))["counts"] == reference[seed], f"I5 {task}"
+                assert kind != "wrong", f"I6 {task}"
+                counts = json.loads(client.get(key))["counts"]
+                assert counts == reference[kind, seed], f"I5 {task}"
             elif record["status"] == "Cancelled":
                 assert task in history.cancelled, f"I3 {task}"
             else:

@@ -11,19 +11,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from .fleet import BELL, ENDLESS, Fleet, wait_until
+from .fleet import BELL, ENDLESS, Fleet, runs_long, wait_until
 
 if TYPE_CHECKING:
     import subprocess
-
-
-def runs_long() -> str:
-    """Work that grows with the shots and ends: a wide circuit, simulated anew for every shot."""
-    layer = " ".join(f"h q[{i}]; t q[{i}];" for i in range(18))
-    return (
-        f'OPENQASM 3.0; include "stdgates.inc"; qubit[18] q; bit[18] c; {layer}'
-        f" c[0] = measure q[0]; {layer} c = measure q;"
-    )
 
 
 def bell_counts(answer: dict[str, object]) -> bool:
@@ -68,8 +59,10 @@ def test_a_frozen_worker_that_wakes_up_late_is_fenced(fleet: Fleet) -> None:
 
     with fleet.redis() as client:
         wait_until(
-            lambda: int(client.hget("stats", "finishes_fenced_total") or 0) > 0
-            or not fleet.sandbox_children(frozen),
+            lambda: (
+                int(client.hget("stats", "finishes_fenced_total") or 0) > 0
+                or not fleet.sandbox_children(frozen)
+            ),
             30,
             "the late finish is fenced, or the late sandbox is stopped",
         )
@@ -86,9 +79,11 @@ def test_a_sandbox_that_dies_three_times_fails_its_job_and_spares_the_neighbour(
     poison, neighbour = fleet.submit(ENDLESS), fleet.submit()
     for attempt in ("1", "2", "3"):
         wait_until(
-            lambda expected=attempt: fleet.job(poison)["attempt"] == expected
-            and fleet.job(poison)["status"] == "Running"
-            and bool(fleet.sandbox_children(worker)),
+            lambda expected=attempt: (
+                fleet.job(poison)["attempt"] == expected
+                and fleet.job(poison)["status"] == "Running"
+                and bool(fleet.sandbox_children(worker))
+            ),
             30,
             f"attempt {attempt} runs",
         )
@@ -190,9 +185,7 @@ def test_a_killed_gateway_loses_and_doubles_nothing(fleet: Fleet) -> None:
     killer.start()
     try:
         with ThreadPoolExecutor(8) as pool:
-            tasks = list(
-                pool.map(lambda i: fleet.submit_stubbornly(f"key-{i}", BELL), range(300))
-            )
+            tasks = list(pool.map(lambda i: fleet.submit_stubbornly(f"key-{i}", BELL), range(300)))
     finally:
         stop.set()
         killer.join()

@@ -168,7 +168,9 @@ async def test_an_executor_of_a_live_worker_is_known(
     assert (await dispatcher.submit(LOCAL, submission)).executor == "extra"
 
 
-async def test_an_overlong_idempotency_key_is_refused(dispatcher: Dispatcher, redis_url: str) -> None:
+async def test_an_overlong_idempotency_key_is_refused(
+    dispatcher: Dispatcher, redis_url: str
+) -> None:
     submission = Submission(
         program_id="qasm3", params=b"p", backend="simulator@aer", idempotency_key="k" * 257
     )

@@ -11,7 +11,7 @@ from qiskit import QuantumCircuit
 from qiskit.quantum_info import Operator
 
 from app.config import ProgramLimits
-from app.errors import InvalidProgram
+from app.errors import ExecutionError, InvalidProgram
 from app.executors import Resources, registry
 from app.primitives.programs import QasmProgram, Target
 from app.primitives.qasm.load import load_circuit
@@ -48,7 +48,9 @@ def counts(source: str, shots: int = 100) -> dict[str, int]:
 # --- headers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", ["", "OPENQASM 3;\n", "OPENQASM 3.0;\n", "\ufeffOPENQASM 3.0;\n"])
+@pytest.mark.parametrize(
+    "header", ["", "OPENQASM 3;\n", "OPENQASM 3.0;\n", "\ufeffOPENQASM 3.0;\n"]
+)
 def test_every_header_in_the_wild_is_read(header: str) -> None:
     assert counts(f"{header}{GATES}qubit q; bit c; x q; c = measure q;") == {"1": 100}
 
@@ -83,6 +85,12 @@ def test_gate_parameters_are_bound_in_order_of_declaration() -> None:
         ("rx(0b11) q[0];", lambda c: c.rx(3, 0)),
         ("rx(1_000) q[0];", lambda c: c.rx(1000, 0)),
         ("inv @ s q[0];", lambda c: c.sdg(0)),
+        ("pow(-2) @ t q[0];", lambda c: c.sdg(0)),
+        ("pow(0) @ x q[0];", lambda c: c.id(0)),
+        (
+            "gate f(a, b) q { rx(a) q; rz(b) q; } gate g(a, b) q { f(b, a) q; } g(0.1, 0.7) q[0];",
+            lambda c: (c.rx(0.7, 0), c.rz(0.1, 0)),
+        ),
         ("pow(2) @ t q[0];", lambda c: c.s(0)),
         ("pow(0.5) @ x q[0];", lambda c: c.sx(0)),
         ("id q[0];", lambda c: c.id(0)),
@@ -112,7 +120,7 @@ def test_one_qubit_operations(body: str, build: Callable[[QuantumCircuit], objec
 )
 def test_three_qubit_operations(body: str, build: Callable[[QuantumCircuit], object]) -> None:
     circuit = load(f"{GATES}qubit[3] q;\n{body}")
-    while any(inst.name in ("for_loop",) for inst in circuit.data):
+    while any(inst.name == "for_loop" for inst in circuit.data):
         from qiskit.transpiler.passes import UnrollForLoops
 
         circuit = UnrollForLoops()(circuit)
@@ -225,7 +233,9 @@ COLLIDING = [
 
 @pytest.mark.parametrize("name", COLLIDING)
 def test_a_users_gate_means_what_the_user_wrote(name: str) -> None:
-    source = f"gate {name} a {{ U(pi, 0, pi) a; }}\nqubit[2] q; bit[2] c; {name} q[0]; c = measure q;"
+    source = (
+        f"gate {name} a {{ U(pi, 0, pi) a; }}\nqubit[2] q; bit[2] c; {name} q[0]; c = measure q;"
+    )
     assert counts(source) == {"01": 100}
 
 
@@ -243,3 +253,10 @@ def test_users_operations_have_names_no_simulator_knows() -> None:
     (instruction,) = circuit.data
     assert instruction.name != "h"
     assert "h" in instruction.name
+
+
+@pytest.mark.parametrize("angle", ["1/i", "i*1e308*10"])
+def test_an_angle_without_a_value_in_some_turn_of_a_loop_is_refused(angle: str) -> None:
+    source = f"{GATES}qubit q; bit c; for int i in [0:2] {{ rx({angle}) q; }} c = measure q;"
+    with pytest.raises((InvalidProgram, ExecutionError)):
+        counts(source)

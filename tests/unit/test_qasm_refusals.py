@@ -143,11 +143,14 @@ def test_every_limit_is_configurable_and_named(
     [
         laughs(21),
         laughs(24, "inv @ "),
-        HEAD + "gate g0 a,b { x a; }" + "".join(
-            f"gate g{i} a,b {{ pow(2) @ g{i - 1} a,b; }}" for i in range(1, 20)
-        ) + "qubit[2] q; g19 q[0],q[1];",
+        HEAD
+        + "gate g0 a,b { x a; }"
+        + "".join(f"gate g{i} a,b {{ pow(2) @ g{i - 1} a,b; }}" for i in range(1, 20))
+        + "qubit[2] q; g19 q[0],q[1];",
         HEAD + "qubit q; " + "ctrl @ " * 30 + "x q;",
         HEAD + "qubit q; " + "pow(1000) @ " * 6 + "x q;",
+        HEAD + "qubit q; gate g(a) q { rx(a) q; } g q;",
+        HEAD + "qubit q; gate g q { x q; } g(1) q;",
         "qubit[10000000] q;",
         "qubit[100000000] q; ",
         "qubit[9223372036854775807] q;",
@@ -157,7 +160,8 @@ def test_every_limit_is_configurable_and_named(
         HEAD + "x $10000000;",
         HEAD + "measure $10000000;",
         HEAD + "qubit[256] q;" + "h q;" * 1000,
-        HEAD + "gate g a,b,c,d,e,f,h1,i { x a; } qubit[8] q; pow(0.5) @ g q[0],q[1],q[2],q[3],q[4],q[5],q[6],q[7];",
+        HEAD
+        + "gate g a,b,c,d,e,f,h1,i { x a; } qubit[8] q; pow(0.5) @ g q[0],q[1],q[2],q[3],q[4],q[5],q[6],q[7];",
         HEAD + "qubit q; for int i in [0:1000000000000] { x q; }",
         HEAD + "qubit q; for int i in [0:9223372036854775807] { x q; }",
         HEAD + "qubit q; for int i in [0:999] { for int j in [0:999] { x q; } }",
@@ -230,9 +234,80 @@ def test_nothing_of_the_program_is_printed(capfd: pytest.CaptureFixture[str]) ->
 # --- anything at all --------------------------------------------------------------------------------
 
 PIECES = st.sampled_from(
-    "OPENQASM 3.0 ; include \"stdgates.inc\" qubit bit [ ] ( ) { } q c x h cx rx measure = == -> reset"
-    " if else while for in int float gate ctrl @ inv pow 0 1 2 -1 0.5 1e9 pi , : & && || ! ~ ^ def let"
-    " ++ input const $0 $1 barrier delay 10ns switch case default box end break /* */ // \" \n".split(" ")
+    [
+        "OPENQASM",
+        "3.0",
+        ";",
+        "include",
+        '"stdgates.inc"',
+        "qubit",
+        "bit",
+        "[",
+        "]",
+        "(",
+        ")",
+        "{",
+        "}",
+        "q",
+        "c",
+        "x",
+        "h",
+        "cx",
+        "rx",
+        "measure",
+        "=",
+        "==",
+        "->",
+        "reset",
+        "if",
+        "else",
+        "while",
+        "for",
+        "in",
+        "int",
+        "float",
+        "gate",
+        "ctrl",
+        "@",
+        "inv",
+        "pow",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "0.5",
+        "1e9",
+        "pi",
+        ",",
+        ":",
+        "&",
+        "&&",
+        "||",
+        "!",
+        "~",
+        "^",
+        "def",
+        "let",
+        "++",
+        "input",
+        "const",
+        "$0",
+        "$1",
+        "barrier",
+        "delay",
+        "10ns",
+        "switch",
+        "case",
+        "default",
+        "box",
+        "end",
+        "break",
+        "/*",
+        "*/",
+        "//",
+        '"',
+        "\n",
+    ]
 )
 
 
@@ -265,3 +340,13 @@ def check(source: str) -> None:
         load_circuit(source, LIMITS)
     except InvalidProgram as fault:
         str(fault)
+
+
+def test_a_deep_tower_of_gates_and_a_wide_power_are_read_quickly() -> None:
+    began = time.monotonic()
+    load_circuit(laughs(10), LIMITS)
+    names = ", ".join(f"a{i}" for i in range(14))
+    wide = f"gate w {names} {{ {' '.join(f'x a{i};' for i in range(14))} }} qubit[14] q;"
+    calls = ", ".join(f"q[{i}]" for i in range(14))
+    load_circuit(f"{HEAD}{wide} pow(3) @ w {calls};", LIMITS)
+    assert time.monotonic() - began < QUICK_S

@@ -18,7 +18,6 @@ from app.jobs.job import Failure, Job, JobStatus, Submission
 from app.jobs.store import JobStore
 from app.runner import Runner
 from app.sandbox.protocol import Reply, Request, SandboxKilled
-
 from tests.integration.fleet import wait_until
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class ScriptedSandbox:
         self.script = script
         self.killed = threading.Event()
 
-    def run(self, *, owner: str, request: Request, time_limit_s: float) -> Reply:  # noqa: ARG002
+    def run(self, *, owner: str, request: Request, time_limit_s: float) -> Reply:
         self.killed.clear()
         return self.script(request, time_limit_s)
 
@@ -98,9 +97,7 @@ class Bench:
         return asyncio.run(ask())
 
     def add(self, **changes: Any) -> Job:
-        submission = Submission(
-            program_id="qasm3", params=b"p", backend="simulator@aer", **changes
-        )
+        submission = Submission(program_id="qasm3", params=b"p", backend="simulator@aer", **changes)
         job: Job = self.ask(
             lambda store: store.add(
                 owner="alice", executor="aer", submission=submission, wakeup=WAKEUP

@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-import redis
 
 from app.jobs.claims import Busy, ClaimStore
 from app.jobs.connection import connect_worker
@@ -16,6 +15,8 @@ from app.sweeper import Sweeper
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import redis
 
 REPORT = WorkerReport(
     id="w", host="h", pid=1, executors=("aer",), slots=2, busy=0, versions={"qiskit": "2"}

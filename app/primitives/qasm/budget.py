@@ -176,9 +176,8 @@ class _Budget:
                 depth = max(depth, self._gates.get(statement.name.name, _STANDARD).depth)
         name = node.name.name[:64]
         if operations > limits.gate_operations:
-            message = (
-                f"gate '{name}' expands to more than the {limits.gate_operations} operations allowed"
-            )
+            most = limits.gate_operations
+            message = f"gate '{name}' expands to more than the {most} operations allowed"
             _reject(node, "gate_too_large", message)
         if depth + 1 > limits.gate_depth:
             message = f"gate definitions nest deeper than the {limits.gate_depth} levels allowed"
@@ -195,7 +194,9 @@ class _Budget:
             self._user_operations += operations
             most = self._limits.user_operations
             if self._user_operations > most:
-                message = f"calls of user-defined gates expand to more than the {most} operations allowed"
+                message = (
+                    f"calls of user-defined gates expand to more than the {most} operations allowed"
+                )
                 _reject(node, "too_many_operations", message)
         return operations
 
@@ -270,7 +271,9 @@ class _Budget:
     def _check_physical(self, node: ast.Identifier) -> None:
         physical = _PHYSICAL.fullmatch(node.name)
         if physical is not None and int(physical[1]) >= self._limits.qubits:
-            message = f"physical qubit {node.name[:32]}; $0 to ${self._limits.qubits - 1} are allowed"
+            message = (
+                f"physical qubit {node.name[:32]}; $0 to ${self._limits.qubits - 1} are allowed"
+            )
             _reject(node, "too_many_qubits", message)
 
     def _width_of(self, value: ast.Expression) -> int:

@@ -2,9 +2,10 @@
 
 What version 0.6.0 gets wrong, and is put right here: parameters of a gate are bound in order of
 declaration, not of the alphabet; negative, reversed and open slices pick the bits the specification
-names; integer division truncates; a scalar bit is a register of one bit, so that counts show it; slices
-and aliases of bits make no extra register, so that counts do not repeat them; a bit can be compared with
-0 and 1; user-defined gates get names that no simulator knows; every error has a true place.
+names; integer division truncates; a scalar bit is a register of one bit, so that counts show it;
+slices and aliases of bits make no extra register, so that counts do not repeat them; a bit can be
+compared with 0 and 1; user-defined gates get names that no simulator knows; every error has a true
+place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from openqasm3 import ast
-from qiskit.circuit import ClassicalRegister, Clbit, Parameter, Qubit
+from qiskit.circuit import ClassicalRegister, Clbit, Gate, Parameter, QuantumCircuit, Qubit
 from qiskit.circuit.classical import expr
 from qiskit_qasm3_import import expression, types
 from qiskit_qasm3_import.converter import ConvertVisitor, GateBuilder, _escape_qasm2
@@ -27,7 +28,6 @@ from app.primitives.qasm.place import MESSAGE_CHARS, Place, Rejected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qiskit import QuantumCircuit
     from qiskit_qasm3_import.state import State
 
 #: Stands in front of every user-defined operation's name: simulators look at names.
@@ -73,7 +73,7 @@ def _placed(error: ConversionError) -> Rejected:
 class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstream
     """Values of expressions."""
 
-    def visit_BinaryExpression(self, node: ast.BinaryExpression) -> tuple[Any, Any]:  # noqa: N802
+    def visit_BinaryExpression(self, node: ast.BinaryExpression) -> tuple[Any, Any]:
         if node.op.name == "/":
             (left, left_type), (right, right_type) = self.visit(node.lhs), self.visit(node.rhs)
             whole = (types.Int, types.Uint)
@@ -84,7 +84,8 @@ class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstr
                     quotient = abs(left) // abs(right)
                     value = quotient if (left < 0) == (right < 0) else -quotient
                     return value, expression.join_integer_types(left_type, right_type)
-        return super().visit_BinaryExpression(node)
+        value_and_type: tuple[Any, Any] = super().visit_BinaryExpression(node)
+        return value_and_type
 
     def _index_collection(
         self, collection: Any, collection_type: Any, indexer: Any, base: ast.QASMNode
@@ -95,7 +96,10 @@ class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstr
             and isinstance(indexer[0], ast.RangeDefinition)
         )
         if not (is_range and isinstance(collection_type, (types.BitArray, types.QubitArray))):
-            return super()._index_collection(collection, collection_type, indexer, base)
+            found: tuple[Any, Any] = super()._index_collection(
+                collection, collection_type, indexer, base
+            )
+            return found
         start, end, step = self._range(indexer[0])
         chosen = _slice(len(collection), start, end, step, base)
         bits = [collection[i] for i in chosen]
@@ -111,11 +115,6 @@ class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstr
         return values[0], values[1], values[2]
 
 
-# ``resolve_condition`` upstream makes resolvers by this name; ours replaces it, so that one program has
-# one meaning throughout.
-expression.ValueResolver = _Values
-
-
 def _slice(
     length: int, start: int | None, end: int | None, step: int | None, node: ast.QASMNode
 ) -> range:
@@ -127,9 +126,25 @@ def _slice(
     start = first if start is None else start + length * (start < 0)
     end = last if end is None else end + length * (end < 0)
     chosen = range(start, end + (1 if step > 0 else -1), step)
-    if len(chosen) and not (0 <= chosen[0] < length and 0 <= chosen[-1] < length):
+    if chosen and not (0 <= chosen[0] < length and 0 <= chosen[-1] < length):
         raise_from_node(node, f"the range is outside of a register of {length} bits")
     return chosen
+
+
+class _UserGate(GateBuilder):  # type: ignore[misc]  # no types upstream
+    """Makes calls of a user-defined gate."""
+
+    def __call__(self, *parameters: Any) -> Gate:
+        if self._order:
+            gate: Gate = super().__call__(*parameters)
+            return gate
+        if parameters:
+            message = f"this gate takes no parameters; {len(parameters)} are given"
+            raise ConversionError(message)
+        # All calls share one definition: copies of copies would double with every level.
+        gate = Gate(self._name, self._definition.num_qubits, [])
+        gate.definition = self._definition
+        return gate
 
 
 class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
@@ -160,13 +175,22 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
             raise Rejected("not_finite", "this angle is not a finite number", Place.of(node.span))
         return value
 
-    def visit_QuantumGateDefinition(  # noqa: N802
-        self, node: ast.QuantumGateDefinition, context: State
-    ) -> State:
+    def _apply_gate_modifier(
+        self, modifier: ast.QuantumGateModifier, gate: Gate, context: State
+    ) -> Any:
+        if modifier.modifier is not ast.GateModifierName.pow or modifier.argument is None:
+            return super()._apply_gate_modifier(modifier, gate, context)
+        power = self._resolve_constant_float(modifier.argument, context)
+        if power != int(power):
+            return super()._apply_gate_modifier(modifier, gate, context)
+        return _repeated(gate, int(power))
+
+    def visit_QuantumGateDefinition(self, node: ast.QuantumGateDefinition, context: State) -> State:
         with GateScope(context) as inner:
-            parameters = [Parameter(name.name) for name in node.arguments]
-            for parameter in parameters:
-                symbol = Symbol(parameter.name, parameter, types.Angle(), Scope.GATE, node)
+            # Their full names differ from those of any gate they are handed on to.
+            parameters = [Parameter(f"{node.name.name}.{name.name}") for name in node.arguments]
+            for name, parameter in zip(node.arguments, parameters, strict=True):
+                symbol = Symbol(name.name, parameter, types.Angle(), Scope.GATE, node)
                 inner.symbol_table.insert(symbol)
                 inner.all_parameters.add(parameter)
             bits = [Qubit() for _ in node.qubits]
@@ -176,13 +200,11 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
                 inner.symbol_table.insert(symbol)
             for statement in node.body:
                 self.visit(statement, inner)
-        name = node.name.name
-        builder = GateBuilder(USER_PREFIX + name, inner.circuit, order=parameters)
-        return self._define_gate(name, builder, len(parameters), len(bits), node, context)
+        gate = node.name.name
+        builder = _UserGate(USER_PREFIX + gate, inner.circuit, order=parameters)
+        return self._define_gate(gate, builder, len(parameters), len(bits), node, context)
 
-    def visit_ClassicalDeclaration(  # noqa: N802
-        self, node: ast.ClassicalDeclaration, context: State
-    ) -> State:
+    def visit_ClassicalDeclaration(self, node: ast.ClassicalDeclaration, context: State) -> State:
         scalar = isinstance(node.type, ast.BitType) and node.type.size is None
         if context.scope is not Scope.GLOBAL or not scalar:
             return super().visit_ClassicalDeclaration(node, context)
@@ -197,7 +219,7 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
             context.circuit.measure(self._resolve_qarg(value.qubit, context), bit)
         return context
 
-    def visit_AliasStatement(self, node: ast.AliasStatement, context: State) -> State:  # noqa: N802
+    def visit_AliasStatement(self, node: ast.AliasStatement, context: State) -> State:
         bits, kind = self._resolve_generic(node.value, context, strict=True)
         if not isinstance(kind, types.BitArray):
             return super().visit_AliasStatement(node, context)
@@ -206,7 +228,7 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
         return context
 
     def _resolve_condition(self, node: ast.Expression, context: State) -> Any:
-        """A condition as Qiskit's ``if_test`` takes it: ``(bit, bool)``, ``(register, int)`` or more."""
+        """A condition as Qiskit takes it: ``(bit, bool)``, ``(register, int)`` or an expression."""
         found = self._comparison(node, context)
         return found if isinstance(found, tuple) else _lifted(found)
 
@@ -221,9 +243,9 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
             case ast.UnaryExpression(op=op) if op.name in ("!", "~"):
                 return _negated(self._comparison(node.expression, context))
         value, kind = _Values(context, strict=True).resolve(node)
-        if isinstance(kind, types.Bit):
-            return (value, True)
-        _not_a_condition(node)
+        if not isinstance(kind, types.Bit):
+            _not_a_condition(node)
+        return (value, True)
 
     def _compared(self, node: ast.BinaryExpression, context: State) -> Any:
         values = _Values(context, strict=True)
@@ -243,6 +265,17 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
         return _register_compared(bits, operator, int(value), node)
 
 
+def _repeated(gate: Gate, times: int) -> Gate:
+    """A gate to an integer power. Qiskit would compute its matrix: 4 GiB for fourteen qubits."""
+    definition = QuantumCircuit(gate.num_qubits)
+    factor = gate if times >= 0 else gate.inverse()
+    for _ in range(abs(times)):
+        definition.append(factor, definition.qubits)
+    power = Gate(f"{USER_PREFIX}pow", gate.num_qubits, [])
+    power.definition = definition
+    return power
+
+
 def _bit_compared(bit: Clbit, operator: str, value: int, node: ast.QASMNode) -> tuple[Clbit, bool]:
     if operator not in ("==", "!=") or value not in (0, 1):
         raise_from_node(node, "a bit can be compared with 0, 1, false and true, by == and !=")
@@ -253,7 +286,9 @@ def _register_compared(
     bits: ClassicalRegister | Sequence[Clbit], operator: str, value: int, node: ast.QASMNode
 ) -> Any:
     if not 0 <= value < 1 << len(bits):
-        message = f"{len(bits)} bits cannot have the value {value}; 0 to {(1 << len(bits)) - 1} can be"
+        message = (
+            f"{len(bits)} bits cannot have the value {value}; 0 to {(1 << len(bits)) - 1} can be"
+        )
         raise_from_node(node, message)
     if isinstance(bits, ClassicalRegister):
         if operator == "==":
@@ -287,8 +322,8 @@ def _negated(condition: Any) -> Any:
 
 
 def _not_a_condition(node: ast.QASMNode) -> NoReturn:
-    raise_from_node(
-        node,
+    message = (
         "a condition compares a bit or a register with a constant: (c), (!c), (c == 1), (reg == 3),"
-        " or several of these with && and ||",
+        " or several of these with && and ||"
     )
+    raise ConversionError(message, node)

@@ -1,4 +1,4 @@
-"""How does source become a circuit? Scan, parse, bound, convert, sanitise: in this order, or not."""
+"""How does source become a circuit? Scan, parse, bound, convert, sanitise, in this order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load_circuit(source: str, limits: ProgramLimits) -> QuantumCircuit:
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Look for no garbage in a tree under construction: for a large program, a third of the time."""
+    """Look for no garbage in a tree under construction: it takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -57,7 +57,7 @@ def _header(source: str) -> Place:
 class _Listener(ErrorListener):  # type: ignore[misc]  # antlr4 has no types
     """Ends the parse with the first error."""
 
-    def syntaxError(  # noqa: N802 - antlr's name
+    def syntaxError(
         self,
         _recognizer: object,
         _symbol: object,

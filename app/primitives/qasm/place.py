@@ -26,7 +26,7 @@ class Place:
         return None if line is None else cls(line, getattr(span, "start_column", 0) + 1)
 
 
-class Rejected(Exception):  # noqa: N818 - inside this package; it leaves as InvalidProgram
+class Rejected(Exception):
     """The program is refused, before its source line is looked up."""
 
     def __init__(self, reason: str, message: str, place: Place | None = None) -> None:

@@ -77,7 +77,7 @@ class _Scan:
             self._whitespace(text)
         elif text.startswith(("//", "/*")):
             self._comment(text)
-        elif first.isalpha() or first in "_$" or ord(first) > 127:  # noqa: PLR2004 - ASCII
+        elif first.isalpha() or first in "_$" or ord(first) > 127:
             self._identifier(text)
         elif first.isdigit():
             self._number(text)
@@ -103,7 +103,8 @@ class _Scan:
         most = self._limits.identifier_chars
         if len(text) > most:
             self._reject(
-                "identifier_too_long", f"an identifier of {len(text)} characters; {most} are allowed"
+                "identifier_too_long",
+                f"an identifier of {len(text)} characters; {most} are allowed",
             )
         if text == "else":
             self._operator(_ELSE_OPERATORS)
@@ -120,20 +121,23 @@ class _Scan:
             self._reject("syntax", "a string is not closed")
         if len(text) > _STRING_CHARS:
             self._reject(
-                "string_too_long", f"a string of {len(text)} characters; {_STRING_CHARS} are allowed"
+                "string_too_long",
+                f"a string of {len(text)} characters; {_STRING_CHARS} are allowed",
             )
 
     def _punctuation(self, char: str) -> None:
         if char in "([{":
             self._depth += 1
             if self._depth > self._limits.bracket_depth:
-                message = f"brackets nest deeper than the {self._limits.bracket_depth} levels allowed"
+                message = (
+                    f"brackets nest deeper than the {self._limits.bracket_depth} levels allowed"
+                )
                 self._reject("too_deep", message)
         elif char in ")]}":
             self._depth = max(0, self._depth - 1)
         elif char in _OPERATORS:
             self._operator(1)
-        elif ord(char) < 32 or char in "`\x7f":  # noqa: PLR2004 - control characters
+        elif ord(char) < 32 or char in "`\x7f":
             self._reject("bad_character", f"unexpected character U+{ord(char):04X}")
         if char in ";{}":
             self._operators = 0
@@ -146,9 +150,8 @@ class _Scan:
     def _operator(self, weight: int) -> None:
         self._operators += weight
         if self._operators > self._limits.statement_operators:
-            message = (
-                f"more than the {self._limits.statement_operators} operators allowed in one statement"
-            )
+            most = self._limits.statement_operators
+            message = f"more than the {most} operators allowed in one statement"
             self._reject("too_complex", message)
 
     def _reject(self, reason: str, message: str) -> None:

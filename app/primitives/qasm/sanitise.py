@@ -1,4 +1,4 @@
-"""Is a circuit safe to simulate? Known operations only, bounded, with names that mean nothing else."""
+"""Is a circuit safe to simulate? Known operations only, bounded, with harmless names."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class _Sanitiser:
         """Operations that a circuit expands to."""
         limits = self._limits
         if depth > limits.gate_depth:
-            message = f"definitions and blocks nest deeper than the {limits.gate_depth} levels allowed"
+            message = (
+                f"definitions and blocks nest deeper than the {limits.gate_depth} levels allowed"
+            )
             raise Rejected("too_deep", message)
         if circuit.num_qubits > limits.qubits:
             message = f"{circuit.num_qubits} qubits; {limits.qubits} are allowed"
@@ -93,7 +95,9 @@ class _Sanitiser:
         operation = instruction.operation
         if isinstance(operation, ControlFlowOp):
             turns = self._turns(operation)
-            return 1 + turns * sum(self.circuit(block, depth=depth + 1) for block in operation.blocks)
+            return 1 + turns * sum(
+                self.circuit(block, depth=depth + 1) for block in operation.blocks
+            )
         kind = getattr(operation, "base_class", type(operation))
         if kind.__name__ in _KNOWN and kind.__module__.startswith("qiskit."):
             if kind.__name__ != "UnitaryGate":
@@ -107,7 +111,9 @@ class _Sanitiser:
         else:
             raise Rejected("operation", f"operations of class {kind.__name__[:64]} are not allowed")
         if not operation.name.startswith(USER_PREFIX):
-            renamed = operation.to_mutable() if hasattr(operation, "to_mutable") else operation.copy()
+            renamed = (
+                operation.to_mutable() if hasattr(operation, "to_mutable") else operation.copy()
+            )
             renamed.name = USER_PREFIX + operation.name
             circuit.data[i] = instruction.replace(operation=renamed)
         return 1 + operations
