@@ -6,8 +6,12 @@ The load shares its cores with what it measures; a general client costs more tha
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from typing import Any, Self
+
+import orjson
+
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 
 
 class Connection:
@@ -24,18 +28,14 @@ class Connection:
 
     async def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Status and JSON of the answer."""
-        content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: benchmark\r\nContent-Length: {len(content)}\r\n"
-        if content:
-            head += "Content-Type: application/json\r\n"
+        content = b"" if body is None else orjson.dumps(body)
+        kind = "Content-Type: application/json\r\n" if content else ""
+        head = f"{method} {path} HTTP/1.1\r\nHost: benchmark\r\nContent-Length: {len(content)}\r\n{kind}"
         self._writer.write(head.encode() + b"\r\n" + content)
-        raw = await self._reader.readuntil(b"\r\n\r\n")
-        status_line, *lines = raw.decode().split("\r\n")
-        headers = {
-            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
-        }
-        answer = await self._reader.readexactly(int(headers.get("content-length", "0")))
-        return int(status_line.split()[1]), json.loads(answer) if answer else None
+        answer = await self._reader.readuntil(b"\r\n\r\n")
+        length = _LENGTH.search(answer)
+        body_bytes = await self._reader.readexactly(int(length[1])) if length else b""
+        return int(answer[9:12]), orjson.loads(body_bytes) if body_bytes else None
 
     async def close(self) -> None:
         """Hang up."""

@@ -207,13 +207,16 @@ class Stack:
         task_id = self.submit(self.long_circuit)
 
         def busy() -> str | None:
+            """A container's host name is the beginning of its id. Nothing else is queued.
+
+            Of a container that was removed, a last report may still be there for some seconds.
+            """
             _, health = self.ask("GET", "/health/celery")
             hosts = [worker["host"] for worker in health["workers"] if worker["busy"]]
-            return hosts[0] if hosts else None
+            containers = self.containers("worker")
+            return next((c for c in containers for host in hosts if c.startswith(host)), None)
 
-        # Nothing else is queued, and a container's host name is the beginning of its id.
-        host = until(f"a worker runs task {task_id}", 30, busy)
-        container = next(c for c in self.containers("worker") if c.startswith(host))
+        container = until(f"a worker runs task {task_id}", 30, busy)
         expect(self.task(task_id)["status"] == "pending", "the long job is too short")
         return task_id, container
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+#: A beat or a look at the subscription takes no longer than this to end, while Redis answers.
+LOOP_END_S = 3.0
+
 settings = Settings()
 app = build_celery(settings)
 gate = WakeupGate(slots=settings.slots)
@@ -74,8 +77,12 @@ def _start(sender: Consumer, **_: Any) -> None:
         raise RuntimeError("the worker was not built")
     worker = _running
     stop = threading.Event()
-    for loop in (worker.sweeper.keep, worker.sweeper.listen):
-        threading.Thread(target=loop, args=(stop,), name=loop.__name__, daemon=True).start()
+    loops = [
+        threading.Thread(target=loop, args=(stop,), name=loop.__name__, daemon=True)
+        for loop in (worker.sweeper.keep, worker.sweeper.listen)
+    ]
+    for loop in loops:
+        loop.start()
 
     def drain(number: int, _frame: FrameType | None) -> None:
         # A second signal means: now. Jobs then go back when their leases end.
@@ -88,6 +95,9 @@ def _start(sender: Consumer, **_: Any) -> None:
     def finish() -> None:
         worker.runner.drain(settings.drain_s)
         stop.set()
+        # Who still beats would come back after its goodbye.
+        for loop in loops:
+            loop.join(LOOP_END_S)
         worker.leave()
         log.info("worker_stopped", worker=worker.id)
         state.should_stop = os.EX_OK
