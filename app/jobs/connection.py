@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT_TIMEOUT_S = 1.0
-#: A script runs for microseconds; who waits longer waits for a server that is gone or stuck.
-GATEWAY_TIMEOUT_S = 1.5
+#: A script runs for microseconds; who waits longer waits for a server that is gone or stuck. With
+#: the one repetition a caller has the answer 503 within two seconds.
+GATEWAY_TIMEOUT_S = 0.9
 WORKER_TIMEOUT_S = 10.0
 
 
