@@ -30,8 +30,9 @@ class Connection:
         """Status and JSON of the answer."""
         content = b"" if body is None else orjson.dumps(body)
         kind = "Content-Type: application/json\r\n" if content else ""
-        head = f"{method} {path} HTTP/1.1\r\nHost: benchmark\r\nContent-Length: {len(content)}\r\n{kind}"
-        self._writer.write(head.encode() + b"\r\n" + content)
+        head = f"{method} {path} HTTP/1.1\r\nHost: benchmark\r\n{kind}"
+        head += f"Content-Length: {len(content)}\r\n\r\n"
+        self._writer.write(head.encode() + content)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         length = _LENGTH.search(answer)
         body_bytes = await self._reader.readexactly(int(length[1])) if length else b""

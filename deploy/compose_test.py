@@ -204,19 +204,17 @@ class Stack:
 
     def start_long_job(self) -> tuple[str, str]:
         """Submit a job that runs for seconds: its id, and the worker container that runs it."""
-        task_id = self.submit(self.long_circuit)
 
-        def busy() -> str | None:
-            """A container's host name is the beginning of its id. Nothing else is queued.
-
-            Of a container that was removed, a last report may still be there for some seconds.
-            """
+        def busy() -> list[str]:
             _, health = self.ask("GET", "/health/celery")
-            hosts = [worker["host"] for worker in health["workers"] if worker["busy"]]
-            containers = self.containers("worker")
-            return next((c for c in containers for host in hosts if c.startswith(host)), None)
+            return [worker["host"] for worker in health["workers"] if worker["busy"]]
 
-        container = until(f"a worker runs task {task_id}", 30, busy)
+        # A worker says once a second what it does: an earlier job may still be in its last word.
+        until("all workers are idle", 30, lambda: not busy())
+        task_id = self.submit(self.long_circuit)
+        host = until(f"a worker runs task {task_id}", 30, busy)[0]
+        # The host name of a container is the beginning of its id.
+        container = next(c for c in self.containers("worker") if c.startswith(host))
         expect(self.task(task_id)["status"] == "pending", "the long job is too short")
         return task_id, container
 
@@ -363,6 +361,12 @@ def it_scales_to_three_workers(stack: Stack) -> str:
 def a_job_survives_kill_9_of_its_worker(stack: Stack) -> str:
     """A job survives kill -9 of its worker."""
     measure_long_circuit(stack)
+    workers = stack.containers("worker")
+
+    def reaped() -> int:
+        return sum(len(events(worker, "leases_reaped")) for worker in workers)
+
+    reaped_before = reaped()
     task_id, container = stack.start_long_job()
     begin = time.monotonic()
     # The worker is init's oldest child; init ends with it, and the container with init.
@@ -375,6 +379,7 @@ def a_job_survives_kill_9_of_its_worker(stack: Stack) -> str:
     )  # fmt: skip
     stack.completed(task_id)
     seconds = time.monotonic() - begin
+    expect(reaped() > reaped_before, "the job was not the killed worker's")
 
     def restarted() -> bool:
         known = inspect(container)
