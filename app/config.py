@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address the gateway listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port of the gateway")
     data: Path = Field(default=Path("var"), description="folder of the local stack")
+    fsync: Literal["auto", "always", "everysec"] = Field(
+        default="auto",
+        description="when the local stack's Valkey syncs its file; auto: always on a quick disk",
+    )
     executors: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("aer",), description="executors a worker serves, separated by commas"
     )

@@ -89,7 +89,7 @@ def bare_rate(processes: int, seconds: float, **options: int) -> float:
 
 
 @contextlib.contextmanager
-def local_stack(slots: int) -> Iterator[tuple[int, float]]:
+def local_stack(slots: int, fsync: str) -> Iterator[tuple[int, float]]:
     """A local stack with a fresh data folder; gives its port and how long it took to be ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -100,6 +100,7 @@ def local_stack(slots: int) -> Iterator[tuple[int, float]]:
             "QFLEET_DATA": data,
             "QFLEET_SLOTS": str(slots),
             "QFLEET_LOG_LEVEL": "WARNING",
+            "QFLEET_FSYNC": fsync,
         }
         began = time.monotonic()
         stack = subprocess.Popen(
@@ -202,10 +203,10 @@ def gateway_memory_bytes(port: int) -> int:
 
 
 def measure(
-    *, slots: int, connections: int, seconds: float, rounds: int, tasks: int
+    *, slots: int, connections: int, seconds: float, rounds: int, tasks: int, fsync: str
 ) -> dict[str, Any]:
     """All figures of one run."""
-    with local_stack(slots) as (port, start_s):
+    with local_stack(slots, fsync) as (port, start_s):
         idle_bytes = gateway_memory_bytes(port)
         asyncio.run(throughput(port, connections, 2))
         measured = [
@@ -221,6 +222,7 @@ def measure(
         loaded_bytes = gateway_memory_bytes(port)
     return {
         "slots": slots,
+        "fsync": fsync,
         "cores": len(os.sched_getaffinity(0)),
         "connections": connections,
         "bare_per_s": round(statistics.median(bare for bare, _, _ in measured), 1),
@@ -246,6 +248,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measured stretch")
     parser.add_argument("--rounds", type=int, default=3, help="bare and tasks in turn")
     parser.add_argument("--tasks", type=int, default=2000, help="backlog; half of it for latency")
+    parser.add_argument(
+        "--fsync",
+        choices=("always", "everysec"),
+        default="everysec",
+        help="when Valkey syncs its file; always measures the disk too",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = vars(parser.parse_args())
     as_json = arguments.pop("json")

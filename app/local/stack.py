@@ -94,7 +94,9 @@ class LocalStack:
         """Start the embedded Valkey and wait until it answers; gives its URL."""
         folder = self._settings.data / "valkey"
         with _writing(folder):
-            valkey = EmbeddedValkey(folder=folder, log=self._logs / "valkey.log")
+            asked = self._settings.fsync
+            fsync = None if asked == "auto" else asked
+            valkey = EmbeddedValkey(folder=folder, fsync=fsync, log=self._logs / "valkey.log")
         part = Part(name="valkey", start=valkey.spawn, log=valkey.log, grace_s=STOP_TIMEOUT_S)
         self._parts.append(part)
         part.start()
