@@ -224,6 +224,11 @@ def inspect(container: str) -> dict[str, Any]:
     return dict(json.loads(run("docker", "inspect", container))[0])
 
 
+def is_healthy(container: str) -> bool:
+    """Whether Docker calls the container healthy."""
+    return bool(inspect(container)["State"].get("Health", {}).get("Status") == "healthy")
+
+
 def python(container: str, code: str) -> str:
     """What a piece of Python prints inside a container."""
     return run("docker", "exec", container, "python", "-c", code).strip()
@@ -382,9 +387,7 @@ def a_job_survives_kill_9_of_its_worker(stack: Stack) -> str:
     expect(reaped() > reaped_before, "the job was not the killed worker's")
 
     def restarted() -> bool:
-        known = inspect(container)
-        health = known["State"].get("Health", {}).get("Status")
-        return bool(known["RestartCount"] > 0 and health == "healthy")
+        return inspect(container)["RestartCount"] > 0 and is_healthy(container)
 
     until("the killed worker is back and healthy", HEALTHY_S, restarted)
     return f"completed {seconds:.0f} s after the kill, container restarted"
@@ -428,7 +431,10 @@ def redis_may_be_cut_off(stack: Stack) -> str:
     expect(finishes == ["job_finished"], f"the job that ran meanwhile: {finishes}")
     now = [inspect(worker)["RestartCount"] for worker in workers]
     expect(now == restarts, f"workers were restarted: {restarts} → {now}")
-    return f"jobs run again {time.monotonic() - begin:.0f} s after the cable is back"
+    seconds = time.monotonic() - begin
+    every = [redis, stack.only("api"), *workers]
+    until("everything is healthy again", HEALTHY_S, lambda: all(map(is_healthy, every)))
+    return f"jobs run again {seconds:.0f} s after the cable is back"
 
 
 def a_stopping_worker_finishes_its_job(stack: Stack) -> str:
