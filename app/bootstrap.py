@@ -22,6 +22,7 @@ from app.jobs.claims import ClaimStore
 from app.jobs.connection import connect_gateway, connect_worker
 from app.jobs.events import JobEvents
 from app.jobs.job import WorkerReport
+from app.jobs.sessions import SessionStore
 from app.jobs.store import JobStore
 from app.queues.app import create_celery
 from app.queues.wakeups import RESERVED, wakeup
@@ -57,6 +58,7 @@ def build_gateway(settings: Settings) -> FastAPI:
             idempotency_s=settings.idempotency_s,
             retention_s=settings.retention_s,
         ),
+        sessions=SessionStore(client=client, retention_s=settings.retention_s),
         events=events,
         wakeup=partial(wakeup, build_celery(settings)),
         executors=settings.executors,

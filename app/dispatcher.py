@@ -1,11 +1,11 @@
-"""What can a caller do? Submit, read, wait for, list and cancel jobs, for one principal."""
+"""What can a caller do? Submit, read, await, list and end jobs and sessions, for one principal."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.backends.names import SIMULATOR, BackendName
 from app.errors import BackendNotFound, InvalidProgram, LimitExceeded, Unavailable
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from app.auth.principal import Principal
     from app.jobs.events import JobEvents
-    from app.jobs.job import Job, JobPage, Submission, WorkerReport
-    from app.jobs.snapshot import Snapshot
+    from app.jobs.job import Job, JobFilter, JobPage, Submission, WorkerReport
+    from app.jobs.session import Session, SessionRequest, Workload
+    from app.jobs.sessions import SessionStore
+    from app.jobs.snapshot import Fleet, Snapshot
     from app.jobs.store import JobStore
 
 #: A waiter reads the store at least this often, should an event ever be lost.
@@ -38,6 +40,7 @@ class Dispatcher:
         self,
         *,
         store: JobStore,
+        sessions: SessionStore,
         events: JobEvents,
         wakeup: Callable[[str], str],
         executors: Sequence[str],
@@ -46,15 +49,17 @@ class Dispatcher:
 
         Args:
             store: where jobs are.
+            sessions: where sessions are.
             events: says when a job is final.
             wakeup: gives the message that wakes a worker of an executor.
             executors: executors that are known even while no worker of theirs lives.
         """
         self._store = store
+        self._sessions = sessions
         self._events = events
         self._wakeup = wakeup
         self._executors = frozenset(executors)
-        self._fleet: frozenset[str] = frozenset()
+        self._fleet: Fleet | None = None
         self._fleet_until = 0.0
 
     async def submit(self, principal: Principal, submission: Submission) -> Job:
@@ -65,6 +70,8 @@ class Dispatcher:
             LimitExceeded: the Idempotency-Key is too long; nothing was stored.
             QueueFull: too many jobs are queued; nothing was stored.
             IdempotencyConflict: the key came with another request; nothing was stored.
+            SessionNotFound: the caller has no such session; nothing was stored.
+            SessionClosed: the session takes no jobs, or none for this backend; nothing was stored.
             Unavailable: Redis does not answer; repeat with the same Idempotency-Key.
         """
         key = submission.idempotency_key
@@ -76,7 +83,7 @@ class Dispatcher:
             raise LimitExceeded(message, asked=len(key), allowed=IDEMPOTENCY_KEY_CHARS)
         backend = await self._backend(submission.backend)
         return await self._store.add(
-            owner=principal.owner,
+            scope=principal.scope,
             executor=backend.executor,
             submission=submission,
             wakeup=self._wakeup(backend.executor),
@@ -88,7 +95,7 @@ class Dispatcher:
         Raises:
             JobNotFound: there is none, or it is somebody else's.
         """
-        return await self._store.read(owner=principal.owner, job_id=job_id)
+        return await self._store.read(scope=principal.scope, job_id=job_id)
 
     async def wait(self, principal: Principal, job_id: str, timeout_s: float) -> Job:
         """The job, as soon as it is final or the time is over.
@@ -111,7 +118,12 @@ class Dispatcher:
                     continue
 
     async def result(self, job: Job) -> bytes:
-        """The result of a completed job, as it was produced; empty when none is left."""
+        """The result of a completed job, as it was produced; empty when none is left.
+
+        A private job's result is deleted by being read.
+        """
+        if job.private:
+            return await self._store.take_result(job=job)
         return await self._store.result(job=job)
 
     async def position(self, job: Job) -> int | None:
@@ -125,15 +137,100 @@ class Dispatcher:
             JobNotFound: there is none, or it is somebody else's.
             JobIsFinal: it has ended; nothing changed.
         """
-        return await self._store.cancel(owner=principal.owner, job_id=job_id)
+        return await self._store.cancel(scope=principal.scope, job_id=job_id)
 
-    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> JobPage:
-        """The caller's jobs, newest first.
+    async def answered(self, principal: Principal, submission: Submission, job: Job) -> None:
+        """Note that the caller has the answer: the same submission is a new job from now on."""
+        await self._store.answered(scope=principal.scope, submission=submission, job_id=job.id)
+
+    async def params(self, job: Job) -> bytes:
+        """The program of a job, as it was received."""
+        return await self._store.params(job_id=job.id)
+
+    async def log(self, job: Job) -> str:
+        """What the job's last run has logged."""
+        return await self._store.log(job=job)
+
+    async def delete(self, principal: Principal, job_id: str) -> None:
+        """Delete everything of a job; one that is not final is cancelled before.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        await self._store.delete(scope=principal.scope, job_id=job_id)
+
+    async def tag(self, principal: Principal, job_id: str, tags: Sequence[str]) -> None:
+        """Give a job these tags instead of those it has.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        await self._store.tag(scope=principal.scope, job_id=job_id, tags=tags)
+
+    async def list(
+        self,
+        principal: Principal,
+        which: JobFilter,
+        *,
+        limit: int,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Some of the caller's jobs, newest first unless the filter says otherwise.
 
         Raises:
             InvalidRequest: the cursor is none of ours.
         """
-        return await self._store.list(owner=principal.owner, limit=limit, cursor=cursor)
+        return await self._store.list(
+            scope=principal.scope, which=which, limit=limit, offset=offset, cursor=cursor
+        )
+
+    async def used_s(self, principal: Principal) -> float:
+        """Seconds that the caller's jobs have run in the usage period."""
+        return await self._store.used_s(scope=principal.scope)
+
+    async def open_session(self, principal: Principal, request: SessionRequest) -> Session:
+        """Make a session.
+
+        Raises:
+            BackendNotFound: no such backend; nothing was stored.
+            LimitExceeded: the caller has too many sessions; nothing was stored.
+        """
+        backend = await self._backend(request.backend)
+        return await self._sessions.open(
+            scope=principal.scope, executor=backend.executor, request=request
+        )
+
+    async def session(self, principal: Principal, session_id: str) -> Session:
+        """The session.
+
+        Raises:
+            SessionNotFound: there is none, or it is somebody else's.
+        """
+        return await self._sessions.read(scope=principal.scope, session_id=session_id)
+
+    async def close_session(
+        self, principal: Principal, session_id: str, how: Literal["stop", "resume", "cancel"]
+    ) -> None:
+        """Take no more jobs (``stop``), take them again, or also cancel those that wait.
+
+        Raises:
+            SessionNotFound: there is none, or it is somebody else's.
+            SessionClosed: it has ended and cannot be resumed; nothing changed.
+        """
+        await self._sessions.close(scope=principal.scope, session_id=session_id, how=how)
+
+    async def workloads(
+        self, principal: Principal, *, below: str, above: str, oldest_first: bool, limit: int
+    ) -> tuple[tuple[Workload, ...], int]:
+        """Some of the caller's jobs outside of sessions, and sessions; and how many there are."""
+        return await self._sessions.workloads(
+            scope=principal.scope,
+            below=below,
+            above=above,
+            oldest_first=oldest_first,
+            limit=limit,
+        )
 
     async def validate(
         self, principal: Principal, submission: Submission, timeout_s: float
@@ -170,6 +267,13 @@ class Dispatcher:
         """The workers that live."""
         return await self._store.workers()
 
+    async def fleet(self) -> Fleet:
+        """Which executors live, and how many jobs wait for each; at most ``FLEET_S`` old."""
+        if self._fleet is None or time.monotonic() > self._fleet_until:
+            self._fleet = await self._store.fleet(executors=sorted(self._executors))
+            self._fleet_until = time.monotonic() + FLEET_S
+        return self._fleet
+
     async def snapshot(self) -> Snapshot:
         """The whole fleet, for metrics."""
         live = {name for worker in await self.workers() for name in worker.executors}
@@ -190,19 +294,11 @@ class Dispatcher:
             raise BackendNotFound(message, allowed=[SIMULATOR])
         known = self._executors
         if backend.executor not in known:
-            known |= await self._live_executors()
+            known |= (await self.fleet()).live
         if backend.executor not in known:
             message = f"no executor {backend.executor!r} is in the fleet; there are {sorted(known)}"
             raise BackendNotFound(message, allowed=sorted(known))
         return backend
-
-    async def _live_executors(self) -> frozenset[str]:
-        if time.monotonic() > self._fleet_until:
-            self._fleet = frozenset(
-                name for worker in await self.workers() for name in worker.executors
-            )
-            self._fleet_until = time.monotonic() + FLEET_S
-        return self._fleet
 
 
 def _invalid_program(details: Mapping[str, Any]) -> InvalidProgram:

@@ -13,6 +13,8 @@ class ServiceError(Exception):
     """A failure that a caller may read. Everything else is a bug."""
 
     code: ClassVar[str] = "service_error"
+    #: what its reader can do about it.
+    remedy: ClassVar[str] = "read the message"
 
     def __init__(self, message: str, **details: object) -> None:
         """Make the failure.
@@ -33,66 +35,115 @@ class InvalidRequest(ServiceError):
     """The request cannot be understood, or a value in it is not allowed."""
 
     code = "invalid_request"
+    remedy = "correct what the message names"
 
 
 class MalformedJson(InvalidRequest):
     """The body is not JSON."""
 
     code = "malformed_json"
+    remedy = "send JSON as RFC 8259 has it, each name once"
 
 
 class BlankProgram(InvalidRequest):
     """The program's text is empty."""
 
     code = "blank_program"
+    remedy = "send the program's source"
 
 
 class BadFraming(InvalidRequest):
     """The request's framing is ambiguous."""
 
     code = "bad_framing"
+    remedy = "send one Content-Length, or chunks"
 
 
 class BodyTooLarge(InvalidRequest):
     """The body is larger than allowed."""
 
     code = "body_too_large"
+    remedy = "send less at once, or raise QFLEET_HTTP__BODY_BYTES"
 
 
 class HeadersTooLarge(InvalidRequest):
     """There are more headers, or larger ones, than allowed."""
 
     code = "headers_too_large"
+    remedy = "send fewer or shorter headers"
 
 
 class UriTooLong(InvalidRequest):
     """Path and query string together are longer than allowed."""
 
     code = "uri_too_long"
+    remedy = "send fewer or shorter parameters"
 
 
 class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
 
     code = "body_timeout"
+    remedy = "send the body faster"
 
 
 class UnsupportedMediaType(InvalidRequest):
     """The body is compressed, or of a type that is not read."""
 
     code = "unsupported_media_type"
+    remedy = "send plain JSON with Content-Type application/json"
 
 
 class LimitExceeded(InvalidRequest):
     """A value is above its limit."""
 
     code = "limit_exceeded"
+    remedy = "ask for less; the message says how much is allowed"
 
 
 class IdempotencyConflict(InvalidRequest):
     """The Idempotency-Key was used before, with another request."""
 
     code = "idempotency_conflict"
+    remedy = "use a new key for a new request"
+
+
+class SessionClosed(InvalidRequest):
+    """The session takes no more jobs."""
+
+    code = "session_closed"
+    remedy = "open another session"
+
+
+class InvalidTags(InvalidRequest):
+    """There are too many tags, or one of them is too long."""
+
+    code = "invalid_tags"
+    remedy = "send at most 8 tags of at most 86 characters"
+
+
+# --- who the caller is ------------------------------------------------------------------------
+
+
+class NotAuthorized(ServiceError):
+    """The request names no valid credential."""
+
+    code = "not_authorized"
+    remedy = "send a valid API key or token"
+
+
+class InvalidKey(NotAuthorized):
+    """The API key is unknown, revoked, or mistyped."""
+
+    code = "invalid_key"
+    remedy = "check the key, or have a new one made: python -m app keys create"
+
+
+class InvalidToken(NotAuthorized):
+    """The token is not ours, has expired, or its key was revoked."""
+
+    code = "invalid_token"
+    remedy = "get a new token from POST /identity/token"
 
 
 # --- what the caller named --------------------------------------------------------------------
@@ -102,24 +153,56 @@ class NotFound(ServiceError):
     """There is no such thing, or it is somebody else's."""
 
     code = "not_found"
+    remedy = "check the path"
 
 
 class JobNotFound(NotFound):
     """No job of this caller has that id."""
 
     code = "job_not_found"
+    remedy = "check the id, the instance and the key; old jobs are deleted after a while"
 
 
 class BackendNotFound(NotFound):
     """No backend has that name."""
 
     code = "backend_not_found"
+    remedy = "list the backends, and name one of them"
+
+
+class CalibrationNotFound(NotFound):
+    """The backend has no calibration of that id."""
+
+    code = "calibration_not_found"
+    remedy = "leave the calibration out"
+
+
+class ProgramNotFound(NotFound):
+    """No program has that id."""
+
+    code = "program_not_found"
+    remedy = "name one of the programs in the message"
+
+
+class SessionNotFound(NotFound):
+    """No session of this caller has that id."""
+
+    code = "session_not_found"
+    remedy = "check the id, the instance and the key; old sessions are forgotten"
+
+
+class InstanceNotFound(NotFound):
+    """The caller has no such instance."""
+
+    code = "instance_not_found"
+    remedy = "name one of your instances, or none"
 
 
 class JobIsFinal(ServiceError):
     """The job has ended, so it cannot be cancelled."""
 
     code = "job_is_final"
+    remedy = "nothing: the job has ended"
 
 
 # --- what the service lacks -------------------------------------------------------------------
@@ -129,18 +212,21 @@ class QueueFull(ServiceError):
     """As many jobs are queued as this caller, or the fleet, may have."""
 
     code = "queue_full"
+    remedy = "wait until some jobs have finished, or cancel some"
 
 
 class Unavailable(ServiceError):
     """Something the service needs does not answer. Try again."""
 
     code = "unavailable"
+    remedy = "try again after the seconds in Retry-After"
 
 
 class ConfigurationInvalid(ServiceError):
     """The service cannot start with these settings."""
 
     code = "configuration_invalid"
+    remedy = "correct the setting that the message names"
 
 
 # --- what became of a job ---------------------------------------------------------------------
@@ -150,12 +236,14 @@ class JobFailure(ServiceError):
     """Why a job did not complete. Recorded with the job, never raised at a caller of HTTP."""
 
     code = "job_failure"
+    remedy = "read the message"
 
 
 class InvalidProgram(JobFailure):
     """The program is not valid; ``reason`` is a stable word, with the place where it is wrong."""
 
     code = "invalid_program"
+    remedy = "correct the program at the place that the message names"
 
     def __init__(
         self,
@@ -209,39 +297,53 @@ class ProgramTooLarge(JobFailure):
     """The run would need more memory, or give a larger result, than the executor allows."""
 
     code = "program_too_large"
+    remedy = "use fewer qubits, shots or parameter sets; the message has the numbers"
 
 
 class ExecutionError(JobFailure):
     """The executor could not run the program."""
 
     code = "execution_error"
+    remedy = "read the message; if it blames the service, tell the operator the job's id"
 
 
 class TimeLimitReached(JobFailure):
     """The job ran longer than its limit and was stopped."""
 
     code = "time_limit_reached"
+    remedy = "ask for a longer limit (max_execution_time), or for less work"
 
 
 class MemoryLimitReached(JobFailure):
     """The sandbox ran out of memory."""
 
     code = "memory_limit_reached"
+    remedy = "use fewer qubits or shots, or give the sandbox more memory"
 
 
 class SandboxCrashed(JobFailure):
     """The sandbox process died while it ran the job."""
 
     code = "sandbox_crashed"
+    remedy = "run a smaller part of the program to find what kills it, and report it"
 
 
 class WorkerLost(JobFailure):
     """The worker went silent while it ran the job, too often to try again."""
 
     code = "worker_lost"
+    remedy = "try fewer qubits or shots; the operator finds the reason in the worker's log"
 
 
 class SandboxUnavailable(ServiceError):
     """No sandbox child could be started. The job is not to blame."""
 
     code = "sandbox_unavailable"
+    remedy = "try again; the operator finds the reason in the worker's log"
+
+
+class SessionEnded(JobFailure):
+    """The job's session ended before the job could start."""
+
+    code = "session_ended"
+    remedy = "open another session, with a longer max_ttl if it ran out"

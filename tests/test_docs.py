@@ -67,7 +67,7 @@ def status_row(error: type[errors.ServiceError]) -> str:
     status = status_of(error.__new__(error))
     told = issubclass(error, errors.JobFailure) and error is not errors.InvalidProgram
     meaning = (error.__doc__ or "").splitlines()[0].replace("``", "`")
-    return f"| `{error.code}` | {'–' if told else status.value} | {meaning} |"
+    return f"| `{error.code}` | {'–' if told else status.value} | {meaning} | {error.remedy} |"
 
 
 def test_every_setting_is_in_the_reference() -> None:
@@ -75,6 +75,12 @@ def test_every_setting_is_in_the_reference() -> None:
         f"| {', '.join(f'`{name}`' for name in names)} | {default_of(field)} | {field.description} |"
         for names, field in settings_of()
     ]
+
+
+def test_every_error_has_a_remedy_of_its_own() -> None:
+    assert [
+        error.code for error in failures(errors.ServiceError) if "remedy" not in vars(error)
+    ] == []
 
 
 def test_every_error_is_in_the_reference() -> None:

@@ -32,6 +32,8 @@ STATUS: dict[type[ServiceError], HTTPStatus] = {
     errors.UriTooLong: HTTPStatus.REQUEST_URI_TOO_LONG,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.SessionClosed: HTTPStatus.BAD_REQUEST,
+    errors.NotAuthorized: HTTPStatus.UNAUTHORIZED,
     errors.InvalidProgram: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.JobIsFinal: HTTPStatus.CONFLICT,

@@ -25,7 +25,7 @@ from app.api.errors import SHOWN_NAME_CHARS, faults_of, problem_responses, summa
 from app.auth.principal import Principal
 from app.config import Settings
 from app.errors import BlankProgram, BodyTooLarge, InvalidRequest, JobNotFound, LimitExceeded
-from app.jobs.job import Job, JobStatus, Submission
+from app.jobs.job import Job, JobFilter, JobStatus, Submission
 from app.primitives.params import QasmParams, encode_qasm_params
 from app.primitives.programs import QASM3
 
@@ -278,7 +278,9 @@ async def list_tasks(
     cursor: Annotated[str | None, Query(max_length=256)] = None,
 ) -> JSONResponse:
     """The caller's own tasks, newest first."""
-    page = await services.dispatcher.list(caller, limit=limit, cursor=cursor)
+    page = await services.dispatcher.list(
+        caller, JobFilter(program_id=QASM3), limit=limit, cursor=cursor
+    )
     document = TaskPage(tasks=[_summary(job) for job in page.jobs], cursor=page.cursor)
     return JSONResponse(document.model_dump(exclude_none=True))
 
@@ -314,6 +316,8 @@ async def read(
     _check_wait(wait, services.settings)
     _check_id(task_id)
     job = await _job(request, services, caller, task_id, wait)
+    if job.program_id != QASM3:
+        raise JobNotFound(NOT_FOUND)
     if job.status is JobStatus.COMPLETED:
         return await _completed(services, job)
     document = _document(job)

@@ -10,6 +10,7 @@ from app.errors import WorkerLost
 from app.jobs.connection import translated
 from app.jobs.job import Failure, JobStatus
 from app.jobs.records import chunks_of, decode_job, encode_failure, pairs
+from app.jobs.session import RAN_OUT
 from app.lua.scripts import source
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Finish:
     reason_code: int | None = None
     #: provenance of the run; JSON values.
     metadata: Mapping[str, object] = field(default_factory=dict)
+    #: what the run has logged.
+    log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,7 @@ class ClaimStore:
             self._retention_ms,
         ]
         if finish is None:
-            return [*common, "", 0, "", "", "", "", 0, ""]
+            return [*common, "", 0, "", "", "", "", 0, "", ""]
         chunks = [] if finish.result is None else chunks_of(finish.result)
         if len(chunks) > 1:
             for i, chunk in enumerate(chunks):
@@ -172,6 +175,7 @@ class ClaimStore:
             chunks[0] if len(chunks) == 1 else b"",
             len(chunks),
             json.dumps(finish.metadata) if finish.metadata else "",
+            finish.log,
         ]
 
     def await_wakeup(self, *, executors: Sequence[str], timeout_s: float) -> str | None:
@@ -266,6 +270,7 @@ class ClaimStore:
                     self._lease_ms,
                     REAP_MOST,
                     self._wakeup_cap,
+                    encode_failure(RAN_OUT),
                     *named,
                 ]
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,6 +64,21 @@ class Submission:
     listed: bool = True
     #: id of the HTTP request, for the logs.
     request_id: str = ""
+    #: the session it belongs to; empty: none.
+    session_id: str = ""
+    #: whether params are never shown again, and the result once.
+    private: bool = False
+    #: least severe log record of the run that is kept.
+    log_level: str = "WARNING"
+    #: the runtime image that was asked for; there is one, so this is only told again.
+    image: str = ""
+    #: the calibration that was asked for; None: the only one there is.
+    calibration_id: str | None = None
+    #: the metadata half of the backend, behind an alias too; empty: what ``backend`` says.
+    target: str = ""
+    #: seconds for which the same submission without a key, if its answer did not arrive, is the
+    #: same job; 0: it is always a new one.
+    retry_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +87,8 @@ class Job:
 
     id: str
     owner: str
+    #: owner and instance, ``owner:instance``: who may see it.
+    scope: str
     status: JobStatus
     program_id: str
     backend: str
@@ -92,13 +109,42 @@ class Job:
     failure: Failure | None = None
     #: chunks that the current attempt's result is stored in; 0 when there is none.
     result_chunks: int = 0
+    session_id: str = ""
+    private: bool = False
+    log_level: str = "WARNING"
+    image: str = ""
+    calibration_id: str | None = None
+    #: the metadata half of its backend.
+    target: str = ""
+    #: how long it has run, all attempts together.
+    run_s: float = 0.0
+    #: what the run was: executor, method, versions, …; JSON values.
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which of a caller's jobs a list shows. What is None or empty narrows nothing."""
+
+    program_id: str | None = None
+    backend: str | None = None
+    session_id: str | None = None
+    #: True: queued and running ones; False: final ones.
+    pending: bool | None = None
+    #: all of them.
+    tags: tuple[str, ...] = ()
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    oldest_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobPage:
-    """Some jobs of one caller, newest first."""
+    """Some jobs of one caller."""
 
     jobs: tuple[Job, ...]
+    #: how many there are, on all pages.
+    total: int
     #: give it back to read on; None: that was all.
     cursor: str | None = None
 
@@ -114,5 +160,7 @@ class WorkerReport:
     slots: int
     busy: int
     versions: dict[str, str]
+    #: qubits of the largest state vector that one slot can hold.
+    qubits: int = 0
     #: seconds since the last heartbeat, by Redis time; 0 in a report being written.
     age_s: float = 0.0

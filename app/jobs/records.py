@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import orjson
+
 from app.jobs.job import Failure, Job, JobStatus
 
 if TYPE_CHECKING:
@@ -26,23 +28,32 @@ def decode_job(job_id: str, record: Mapping[bytes, bytes]) -> Job:
     return Job(
         id=job_id,
         owner=text("owner"),
+        scope=text("scope"),
         status=JobStatus(text("status")),
         program_id=text("program_id"),
         backend=text("backend"),
         executor=text("executor"),
-        created=_time(int(text("created"))),
-        started=_optional_time(text("started")),
-        finished=_optional_time(text("finished")),
+        created=time_of(int(text("created"))),
+        started=optional_time(text("started")),
+        finished=optional_time(text("finished")),
         attempt=int(text("attempt")),
         crashes=int(text("crashes")),
         dialect=text("dialect"),
-        tags=tuple(json.loads(text("tags") or "[]")),
+        tags=tuple(orjson.loads(record.get(b"tags") or b"[]")),
         priority=int(text("priority")),
         time_limit_s=float(text("time_limit_s")) if text("time_limit_s") else None,
         request_id=text("request_id"),
         reason_code=int(text("reason_code")) if text("reason_code") else None,
         failure=decode_failure(record.get(b"failure", b"")),
         result_chunks=int(text("result_chunks") or 0),
+        session_id=text("session_id"),
+        private=text("private") == "1",
+        log_level=text("log_level"),
+        image=text("image"),
+        calibration_id=text("calibration_id") or None,
+        target=text("target"),
+        run_s=int(text("run_ms") or 0) / 1000,
+        metadata=orjson.loads(record.get(b"metadata") or b"{}"),
     )
 
 
@@ -50,9 +61,13 @@ def encode_submission(submission: Submission) -> list[str]:
     """Field, value, … of what only the caller knows; the script adds the rest."""
     fields = {
         "dialect": submission.dialect,
-        "tags": json.dumps(submission.tags),
         "request_id": submission.request_id,
         "time_limit_s": "" if submission.time_limit_s is None else repr(submission.time_limit_s),
+        "private": str(int(submission.private)),
+        "log_level": submission.log_level,
+        "image": submission.image,
+        "calibration_id": submission.calibration_id or "",
+        "target": submission.target or submission.backend.partition("@")[0],
     }
     return [part for field in fields.items() for part in field]
 
@@ -84,9 +99,11 @@ def chunks_of(blob: bytes) -> list[bytes]:
     return [blob[i : i + CHUNK_BYTES] for i in range(0, len(blob), CHUNK_BYTES)] or [b""]
 
 
-def _time(milliseconds: int) -> datetime:
+def time_of(milliseconds: int) -> datetime:
+    """A time of Redis."""
     return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
 
 
-def _optional_time(field: str) -> datetime | None:
-    return _time(int(field)) if field else None
+def optional_time(field: str) -> datetime | None:
+    """A time of Redis; None for an empty field."""
+    return time_of(int(field)) if field else None

@@ -50,3 +50,15 @@ class Snapshot:
     #: executor → its queue.
     queues: dict[str, QueueFigures]
     redis: RedisFigures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """What can run jobs at this moment."""
+
+    #: executors with a live worker.
+    live: frozenset[str]
+    #: executor → jobs that wait; of every executor that is known.
+    queued: dict[str, int]
+    #: qubits of the largest state vector that a live worker can hold; None: nobody knows.
+    max_qubits: int | None

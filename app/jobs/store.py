@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from app.errors import IdempotencyConflict, InvalidRequest, JobIsFinal, JobNotFound, QueueFull
+from app.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    JobIsFinal,
+    JobNotFound,
+    QueueFull,
+    SessionClosed,
+    SessionNotFound,
+)
 from app.jobs.connection import translated
 from app.jobs.job import JobPage, JobStatus, WorkerReport
 from app.jobs.records import chunks_of, decode_job, encode_submission, pairs
-from app.jobs.snapshot import Histogram, QueueFigures, RedisFigures, Snapshot
+from app.jobs.snapshot import Fleet, Histogram, QueueFigures, RedisFigures, Snapshot
 from app.lua.keys import BUCKETS_S
 from app.lua.scripts import source
 
@@ -20,11 +29,18 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
-    from app.jobs.job import Job, Submission
+    from app.jobs.job import Job, JobFilter, Submission
 
 #: Chunks of params that were written before a job that never came are gone after this time.
 ORPHAN_S = 600
 PROBE_S = 60
+#: An answer that has not gone out after this time never will.
+ANSWERING_MS = 1000
+#: Pause before looking again whether it has.
+ANSWERING_LOOK_S = 0.02
+#: Days that usage is told of.
+USAGE_DAYS = 28
+DAY_S = 86400
 
 
 class JobStore:
@@ -52,50 +68,73 @@ class JobStore:
         self._idempotency_ms = round(idempotency_s * 1000)
         self._retention_ms = round(retention_s * 1000)
         self._add = client.register_script(source("add"))
+        self._answered = client.register_script(source("answered"))
         self._cancel = client.register_script(source("cancel"))
+        self._delete = client.register_script(source("delete"))
+        self._tag = client.register_script(source("tag"))
+        self._take = client.register_script(source("take"))
+        self._list = client.register_script(source("list"))
 
-    async def add(self, *, owner: str, executor: str, submission: Submission, wakeup: str) -> Job:
+    async def add(self, *, scope: str, executor: str, submission: Submission, wakeup: str) -> Job:
         """Store a job and wake a worker, atomically.
 
         Args:
-            owner: whose job it is.
+            scope: whose job it is, ``owner:instance``.
             executor: which queue it goes to.
             submission: what was asked.
             wakeup: the rendered message for that queue.
 
         Returns:
-            The new job, or the one that the same Idempotency-Key made before.
+            The new job, or the one that the same Idempotency-Key made before, or the one that the
+            same submission made whose answer did not arrive (``answered`` was not called).
 
         Raises:
             QueueFull: the executor's or the owner's queue is full; nothing was stored.
             IdempotencyConflict: the key came with another request before; nothing was stored.
+            SessionNotFound: there is no such session, or it is somebody else's; nothing was stored.
+            SessionClosed: the session takes no jobs, or none for this backend; nothing was stored.
         """
         job_id = str(uuid.uuid4())
         chunks = chunks_of(submission.params)
+        arguments: list[str | int | bytes] = [
+            job_id,
+            scope,
+            executor,
+            submission.priority,
+            chunks[0] if len(chunks) == 1 else b"",
+            len(chunks),
+            submission.idempotency_key or "",
+            _fingerprint(submission),
+            self._idempotency_ms,
+            wakeup,
+            self._wakeup_cap,
+            self._max_queued,
+            self._max_queued_per_owner,
+            int(submission.listed),
+            submission.program_id,
+            submission.backend,
+            json.dumps(submission.tags),
+            submission.session_id,
+            round(submission.retry_s * 1000),
+            ANSWERING_MS,
+            *encode_submission(submission),
+        ]
         with translated():
             if len(chunks) > 1:
                 await self._write_chunks(f"params:{job_id}", chunks)
-            reply = await self._add(
-                args=[
-                    job_id,
-                    owner,
-                    executor,
-                    submission.priority,
-                    chunks[0] if len(chunks) == 1 else b"",
-                    len(chunks),
-                    submission.idempotency_key or "",
-                    _fingerprint(submission),
-                    self._idempotency_ms,
-                    wakeup,
-                    self._wakeup_cap,
-                    self._max_queued,
-                    self._max_queued_per_owner,
-                    int(submission.listed),
-                    submission.program_id,
-                    submission.backend,
-                    *encode_submission(submission),
-                ]
-            )
+            reply = await self._add(args=arguments)
+            while reply[0] == b"answering":
+                # Either its answer goes out, or the time for that is over: at most a second.
+                await asyncio.sleep(ANSWERING_LOOK_S)
+                reply = await self._add(args=arguments)
+        self._refuse(reply, executor, submission)
+        record = pairs(reply[2:])
+        if not record:
+            raise JobNotFound("the task that this Idempotency-Key made has been deleted")
+        return decode_job(reply[1].decode(), record)
+
+    def _refuse(self, reply: list[Any], executor: str, submission: Submission) -> None:
+        """Raise what the answer of ``add`` says, if it says that nothing was stored."""
         match reply[0].decode():
             case "conflict":
                 message = (
@@ -117,12 +156,25 @@ class JobStore:
                     f" {self._max_queued_per_owner} may be; wait for some or cancel some"
                 )
                 raise QueueFull(message, queued=queued, allowed=self._max_queued_per_owner)
-        record = pairs(reply[2:])
-        if not record:
-            raise JobNotFound("the task that this Idempotency-Key made has been deleted")
-        return decode_job(reply[1].decode(), record)
+            case "session_missing":
+                raise SessionNotFound(f"session {submission.session_id[:64]!r} not found")
+            case "session_closed":
+                message = "the session takes no more jobs; open another one"
+                raise SessionClosed(message, state=reply[1].decode())
+            case "session_backend":
+                of = reply[1].decode()
+                message = (
+                    f"the session is for backend {of!r}, the job for {submission.backend!r};"
+                    " a session has one backend"
+                )
+                raise SessionClosed(message, backend=of)
 
-    async def read(self, *, owner: str, job_id: str) -> Job:
+    async def answered(self, *, scope: str, submission: Submission, job_id: str) -> None:
+        """Note that the caller has the answer: the same submission is a new job from now on."""
+        with translated():
+            await self._answered(args=[scope, _fingerprint(submission), job_id])
+
+    async def read(self, *, scope: str, job_id: str) -> Job:
         """The job.
 
         Raises:
@@ -130,7 +182,7 @@ class JobStore:
         """
         with translated():
             record = await self._client.hgetall(f"job:{job_id}")
-        if record.get(b"owner") != owner.encode():
+        if record.get(b"scope") != scope.encode():
             raise JobNotFound("task not found")
         return decode_job(job_id, record)
 
@@ -145,13 +197,24 @@ class JobStore:
         with translated():
             return await self._read_chunks(f"result:{job.id}:{job.attempt}", job.result_chunks)
 
+    async def take_result(self, *, job: Job) -> bytes:
+        """The result of a completed job, which is deleted: one reader gets it, others nothing."""
+        with translated():
+            return b"".join(await self._take(args=[job.scope, job.id]))
+
+    async def log(self, *, job: Job) -> str:
+        """What the job's last run has logged; empty when it has not run."""
+        with translated():
+            log: bytes | None = await self._client.get(f"log:{job.id}")
+        return (log or b"").decode()
+
     async def position(self, *, job: Job) -> int | None:
         """Its place among its owner's queued jobs, 1 is next; None when not queued."""
         with translated():
             rank = await self._client.zrank(f"ready:{job.executor}:{job.owner}", job.id)
         return None if rank is None else int(rank) + 1
 
-    async def cancel(self, *, owner: str, job_id: str) -> Job:
+    async def cancel(self, *, scope: str, job_id: str) -> Job:
         """End a job that is not final.
 
         Raises:
@@ -159,39 +222,100 @@ class JobStore:
             JobIsFinal: it has ended; nothing changed.
         """
         with translated():
-            before = (await self._cancel(args=[owner, job_id, self._retention_ms])).decode()
+            before = (await self._cancel(args=[scope, job_id, self._retention_ms])).decode()
         if before == "missing":
             raise JobNotFound("task not found")
         if JobStatus(before).is_final:
             message = f"the task has ended ({before}), it cannot be cancelled any more"
             raise JobIsFinal(message, state=before)
-        return await self.read(owner=owner, job_id=job_id)
+        return await self.read(scope=scope, job_id=job_id)
 
-    async def list(self, *, owner: str, limit: int, cursor: str | None) -> JobPage:
-        """The owner's jobs, newest first.
+    async def delete(self, *, scope: str, job_id: str) -> None:
+        """Delete everything of a job; one that is not final is cancelled before.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        with translated():
+            outcome = await self._delete(args=[scope, job_id])
+        if outcome == b"missing":
+            raise JobNotFound("task not found")
+
+    async def tag(self, *, scope: str, job_id: str, tags: Sequence[str]) -> None:
+        """Give a job these tags instead of those it has.
+
+        Raises:
+            JobNotFound: there is none, or it is somebody else's.
+        """
+        with translated():
+            outcome = await self._tag(args=[scope, job_id, json.dumps(list(tags))])
+        if outcome == b"missing":
+            raise JobNotFound("task not found")
+
+    async def list(
+        self,
+        *,
+        scope: str,
+        which: JobFilter,
+        limit: int,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Some of the scope's jobs, newest first unless the filter says otherwise.
 
         Raises:
             InvalidRequest: the cursor is none of ours.
         """
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
-            raise InvalidRequest("this cursor is none that a list gave; leave it out to start anew")
-        below = f"({cursor}" if cursor else "+inf"
-        with translated():
-            found = await self._client.zrevrangebyscore(
-                f"jobs:{owner}", below, "-inf", start=0, num=limit + 1, withscores=True
+        lowest, highest = _arrivals(which)
+        if cursor is not None:
+            if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+                raise InvalidRequest(
+                    "this cursor is none that a list gave; leave it out to start anew"
+                )
+            lowest, highest = (
+                (f"({cursor}", highest) if which.oldest_first else (lowest, f"({cursor}")
             )
-            shown = found[:limit]
+        order = "ASC" if which.oldest_first else "DESC"
+        with translated():
+            total, *found = await self._list(
+                args=[scope, lowest, highest, order, offset, limit, *_indexes(which)]
+            )
+            shown = [(found[i].decode(), found[i + 1].decode()) for i in range(0, len(found), 2)]
             pipe = self._client.pipeline(transaction=False)
             for job_id, _ in shown:
-                pipe.hgetall(f"job:{job_id.decode()}")
+                pipe.hgetall(f"job:{job_id}")
             records = await pipe.execute()
         jobs = tuple(
-            decode_job(job_id.decode(), record)
+            decode_job(job_id, record)
             for (job_id, _), record in zip(shown, records, strict=True)
             if record
         )
-        more = len(found) > limit
-        return JobPage(jobs=jobs, cursor=str(int(shown[-1][1])) if more else None)
+        more = offset + len(shown) < total
+        return JobPage(jobs=jobs, total=total, cursor=shown[-1][1] if more and shown else None)
+
+    async def used_s(self, *, scope: str) -> float:
+        """Seconds that jobs of this scope have run in the last ``USAGE_DAYS`` days."""
+        with translated():
+            seconds, _ = await self._client.time()
+            days = await self._client.hgetall(f"usage:{scope}")
+        first = seconds // DAY_S - USAGE_DAYS + 1
+        return sum(int(ms) for day, ms in days.items() if int(day) >= first) / 1000
+
+    async def fleet(self, *, executors: Sequence[str]) -> Fleet:
+        """Which executors live, and how many jobs wait for each; for these even if none lives."""
+        workers = await self.workers()
+        live = frozenset(name for worker in workers for name in worker.executors)
+        names = sorted(live.union(executors))
+        with translated():
+            pipe = self._client.pipeline(transaction=False)
+            for name in names:
+                pipe.zcard(f"arrivals:{name}")
+            queued = await pipe.execute()
+        return Fleet(
+            live=live,
+            queued=dict(zip(names, queued, strict=True)),
+            max_qubits=max((worker.qubits for worker in workers), default=0) or None,
+        )
 
     async def workers(self) -> tuple[WorkerReport, ...]:
         """Every worker whose report has not expired."""
@@ -268,9 +392,43 @@ class JobStore:
 def _fingerprint(submission: Submission) -> str:
     """What makes two requests the same one."""
     digest = hashlib.sha256(submission.params)
-    identity = [submission.program_id, submission.backend, submission.dialect, *submission.tags]
+    identity = [
+        submission.program_id,
+        submission.backend,
+        submission.dialect,
+        submission.session_id,
+        submission.time_limit_s,
+        submission.private,
+        submission.calibration_id,
+        *submission.tags,
+    ]
     digest.update(json.dumps(identity).encode())
     return digest.hexdigest()
+
+
+def _indexes(which: JobFilter) -> list[str]:
+    """Names of the indexes that a job must be in to be shown."""
+    names = [f"tag:{tag}" for tag in which.tags]
+    if which.program_id is not None:
+        names.append(f"program:{which.program_id}")
+    if which.backend is not None:
+        names.append(f"backend:{which.backend}")
+    if which.session_id is not None:
+        names.append(f"session:{which.session_id}")
+    if which.pending is not None:
+        names.append("state:pending" if which.pending else "state:final")
+    return names
+
+
+def _arrivals(which: JobFilter) -> tuple[str, str]:
+    """Lowest and highest arrival of the jobs to be shown, as a sorted set's range names them."""
+    lowest, highest = "-inf", "+inf"
+    if which.created_after is not None:
+        lowest = str(round(which.created_after.timestamp() * 1_000_000))
+    if which.created_before is not None:
+        # Times are told in milliseconds; this one counts as a whole.
+        highest = str(round(which.created_before.timestamp() * 1_000_000) + 999)
+    return lowest, highest
 
 
 def _decode_report(report: bytes, age_s: float) -> WorkerReport:
@@ -283,6 +441,7 @@ def _decode_report(report: bytes, age_s: float) -> WorkerReport:
         slots=document["slots"],
         busy=document["busy"],
         versions=document["versions"],
+        qubits=document["qubits"],
         age_s=age_s,
     )
 

@@ -76,11 +76,65 @@ SCHEMA: tuple[Key, ...] = (
         content="the worker's last report (JSON); expires when it goes silent",
     ),
     Key(pattern="workers", type="zset", content="workers → time of their last report"),
-    Key(pattern="jobs:{owner}", type="zset", content="that owner's listed jobs → order of arrival"),
     Key(
-        pattern="idempotency:{owner}:{key}",
+        pattern="jobs:{owner}:{instance}",
+        type="zset",
+        content="the listed jobs of that owner's instance → order of arrival (µs)",
+    ),
+    Key(
+        pattern="jobs:{owner}:{instance}:{dimension}:{value}",
+        type="zset",
+        content="those of one backend, program, session, state (pending, final) or tag",
+    ),
+    Key(
+        pattern="workloads:{owner}:{instance}",
+        type="zset",
+        content="its sessions, and its jobs outside of sessions → order of arrival (µs)",
+    ),
+    Key(
+        pattern="usage:{owner}:{instance}",
+        type="hash",
+        content="day (since 1970) → how long its jobs have run, ms; of the last 62 days",
+    ),
+    Key(
+        pattern="log:{id}",
+        type="string",
+        content="what the job's last run has logged",
+    ),
+    Key(
+        pattern="session:{id}",
+        type="hash",
+        content="the session's record: state, mode, backend, times. The truth.",
+    ),
+    Key(
+        pattern="session:{id}:ready",
+        type="zset",
+        content="its queued jobs → order: priority first, then arrival",
+    ),
+    Key(
+        pattern="sessions:{owner}:{instance}",
+        type="zset",
+        content="the sessions of that owner's instance → order of arrival (µs)",
+    ),
+    Key(
+        pattern="sessions:due",
+        type="zset",
+        content="sessions → when time changes them next",
+    ),
+    Key(
+        pattern="dedicated:{executor}",
+        type="zset",
+        content="active dedicated sessions with queued jobs → when one was served last",
+    ),
+    Key(
+        pattern="idempotency:{owner}:{instance}:{key}",
         type="string",
         content="fingerprint of the request and id of the job it made; expires",
+    ),
+    Key(
+        pattern="unanswered:{owner}:{instance}:{fingerprint}",
+        type="string",
+        content="job whose caller has no answer yet: the same request is the same job; expires",
     ),
     Key(pattern="expiry", type="zset", content="final jobs → when they are deleted"),
     Key(
@@ -88,7 +142,11 @@ SCHEMA: tuple[Key, ...] = (
         type="list",
         content="last 1000 jobs that failed because their sandbox or worker died too often",
     ),
-    Key(pattern="sequence", type="string", content="order of arrival, counted up by every job"),
+    Key(
+        pattern="sequence",
+        type="string",
+        content="order of arrival given last: a time in µs, made unique",
+    ),
     Key(pattern="wakeup:sequence", type="string", content="counts wake-ups: makes each unique"),
     Key(pattern="reaper:tick", type="string", content="time of the last reap by any worker"),
     Key(pattern="stats", type="hash", content="counters and histograms of /metrics"),

@@ -14,6 +14,6 @@ end
 local limits = {
   max_attempts = tonumber(ARGV[6]), max_crashes = tonumber(ARGV[7]), retention_ms = tonumber(ARGV[8]),
 }
-local status = give_back(id, job, ARGV[4], ARGV[5], limits, now_ms())
+local status = give_back(job, ARGV[4], ARGV[5], limits, now_ms())
 if status == 'Queued' then wake(job.executor, ARGV[9], tonumber(ARGV[10])) end
 return status

@@ -5,7 +5,7 @@
 --       5 wake-up message, 6 cap of wake-ups, 7 retention ms,
 --       8 id of the finished job or '', 9 its attempt, 10 final status, 11 failure (JSON) or '',
 --       12 reason code or '', 13 result (chunk 0; '' when its chunks lie there already),
---       14 number of result chunks, 15 metadata (JSON) or ''.
+--       14 number of result chunks, 15 metadata (JSON) or '', 16 log of the run or ''.
 -- Gives {outcome of the finish: 'committed' | 'fenced' | 'none'}, or, with a claim,
 -- {outcome, id, attempt, params chunk 0, field, value, … of the record}.
 -- A finish with an attempt that is not the current one changes nothing. A claim whose answer was lost is
@@ -31,7 +31,8 @@ local function commit(id, attempt)
     for chunk = 0, chunks - 1 do redis.call('PERSIST', prefix .. chunk) end
   end
   redis.call('HSET', 'job:' .. id, 'result_chunks', chunks, 'metadata', ARGV[15])
-  finalise(id, job, ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[7]), now)
+  if ARGV[16] ~= '' then redis.call('SET', 'log:' .. id, ARGV[16]) end
+  finalise(job, ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[7]), now)
   return 'committed'
 end
 
@@ -57,12 +58,13 @@ if lost then
   end
 end
 
-local id = pop(executor)
-if not id then return {outcome} end
-local attempt = redis.call('HINCRBY', 'job:' .. id, 'attempt', 1)
-redis.call('HSET', 'job:' .. id, 'status', 'Running', 'holder', holder, 'started', integer(now))
-redis.call('ZADD', 'leases', now + lease, id)
+local job = pop(executor, now)
+if not job then return {outcome} end
+local attempt = redis.call('HINCRBY', 'job:' .. job.id, 'attempt', 1)
+redis.call('HSET', 'job:' .. job.id, 'status', 'Running', 'holder', holder, 'started', integer(now))
+redis.call('ZADD', 'leases', now + lease, job.id)
 redis.call('HINCRBY', 'running', executor, 1)
-redis.call('SET', held, id)
-observe('job_queue_seconds', executor, now - tonumber(redis.call('HGET', 'job:' .. id, 'created')))
-return claimed(id, attempt)
+redis.call('SET', held, job.id)
+if job.session ~= '' then session_claims(job.session, now) end
+observe('job_queue_seconds', executor, now - job.created)
+return claimed(job.id, attempt)

@@ -3,8 +3,13 @@
 -- Service that a claim is charged with until its real run time is known.
 local QUANTUM_MS = 100
 -- One step of priority outweighs any order of arrival.
-local PRIORITY_STEP = 1e12
+local PRIORITY_STEP = 3e13
 local DEAD_KEPT = 1000
+-- A session that was closed with running jobs is looked at again after this time, should nobody have ended it.
+local SESSION_LOOK_MS = 60000
+-- Most of a session's history that is kept.
+local HISTORY_BYTES = 16384
+local DAY_MS, USAGE_DAYS = 86400000, 62
 -- A job that no list shows (a validation) has one reader, who is waiting for it.
 local UNLISTED_RETENTION_MS = 60000
 
@@ -19,6 +24,13 @@ end
 
 local function integer(value)
   return string.format('%.0f', value)
+end
+
+-- Order of arrival: the time in microseconds, made unique.
+local function next_sequence(now)
+  local sequence = math.max(number(redis.call('GET', 'sequence'), 0) + 1, now * 1000)
+  redis.call('SET', 'sequence', integer(sequence))
+  return sequence
 end
 
 local function count(by, ...)
@@ -46,6 +58,135 @@ local function wake(executor, message, cap)
   return true
 end
 
+-- Lists ----------------------------------------------------------------------------------------
+-- A listed job is in the list of its scope (owner:instance) and in one index per thing that lists can
+-- be narrowed by; the score is its arrival in microseconds.
+
+local function indexes(job)
+  local names = {'backend:' .. job.backend, 'program:' .. job.program}
+  if job.session ~= '' then names[#names + 1] = 'session:' .. job.session end
+  for _, tag in ipairs(cjson.decode(job.tags)) do names[#names + 1] = 'tag:' .. tag end
+  return names
+end
+
+local function is_pending(status)
+  return status == 'Queued' or status == 'Running'
+end
+
+local function list(job)
+  local all = 'jobs:' .. job.scope
+  redis.call('ZADD', all, job.arrival, job.id)
+  redis.call('ZADD', all .. ':state:pending', job.arrival, job.id)
+  for _, name in ipairs(indexes(job)) do redis.call('ZADD', all .. ':' .. name, job.arrival, job.id) end
+  if job.session == '' then redis.call('ZADD', 'workloads:' .. job.scope, job.arrival, 'job ' .. job.id) end
+end
+
+local function unlist(job)
+  local all = 'jobs:' .. job.scope
+  for _, name in ipairs({'state:pending', 'state:final', unpack(indexes(job))}) do
+    redis.call('ZREM', all .. ':' .. name, job.id)
+  end
+  redis.call('ZREM', all, job.id)
+  redis.call('ZREM', 'workloads:' .. job.scope, 'job ' .. job.id)
+end
+
+-- Sessions -------------------------------------------------------------------------------------
+-- open → active (a job of it runs) → inactive (nothing to do for its interactive time) → active … →
+-- closed. The queued jobs of an active dedicated session go before all others of their executor;
+-- those of a batch wait like any other.
+
+local function session(id)
+  local values = redis.call('HMGET', 'session:' .. id, 'state', 'accepting', 'mode', 'executor', 'created',
+    'started', 'activated', 'max_ttl_ms', 'interactive_ttl_ms', 'running', 'scope', 'backend', 'arrival')
+  if not values[1] then return nil end
+  return {
+    id = id, state = values[1], accepting = values[2] == '1', mode = values[3], executor = values[4],
+    created = tonumber(values[5]), started = number(values[6], 0), activated = number(values[7], 0),
+    max_ttl_ms = tonumber(values[8]), interactive_ttl_ms = tonumber(values[9]), running = number(values[10], 0),
+    scope = values[11], backend = values[12], arrival = values[13],
+  }
+end
+
+local function deadline(of)
+  return (of.started > 0 and of.started or of.created) + of.max_ttl_ms
+end
+
+local function look_at(id, when)
+  redis.call('ZADD', 'sessions:due', integer(when), id)
+end
+
+local function enter_state(of, state, now)
+  local history = redis.call('HGET', 'session:' .. of.id, 'history') or ''
+  if #history < HISTORY_BYTES then history = history .. state .. ' ' .. integer(now) .. ';' end
+  if of.state == 'active' then
+    redis.call('HINCRBY', 'session:' .. of.id, 'active_ms', integer(now - of.activated))
+  end
+  redis.call('HSET', 'session:' .. of.id, 'state', state, 'history', history)
+  if state ~= 'active' then redis.call('ZREM', 'dedicated:' .. of.executor, of.id) end
+  of.state = state
+end
+
+local function close(of, now, retention_ms)
+  enter_state(of, 'closed', now)
+  redis.call('HSET', 'session:' .. of.id, 'closed', integer(now), 'accepting', '0')
+  look_at(of.id, now + retention_ms)
+end
+
+-- A queued job of it starts.
+local function session_claims(id, now)
+  local of = session(id)
+  if not of then return end
+  redis.call('HINCRBY', 'session:' .. id, 'running', 1)
+  redis.call('HSET', 'session:' .. id, 'last_started', integer(now))
+  if of.state ~= 'active' and of.state ~= 'closed' then
+    if of.started == 0 then
+      of.started = now
+      redis.call('HSET', 'session:' .. id, 'started', integer(now))
+    end
+    enter_state(of, 'active', now)
+    redis.call('HSET', 'session:' .. id, 'activated', integer(now))
+    if of.mode == 'dedicated' then redis.call('ZADD', 'dedicated:' .. of.executor, integer(now), id) end
+  end
+  look_at(id, deadline(of))
+end
+
+-- A job of it has ended, or left the queue.
+local function session_settles(id, now, retention_ms)
+  local of = session(id)
+  if not of or of.state == 'closed' then return end
+  redis.call('HSET', 'session:' .. id, 'last_completed', integer(now))
+  if of.running > 0 or redis.call('EXISTS', 'session:' .. id .. ':ready') == 1 then return end
+  if not of.accepting then
+    close(of, now, retention_ms)
+  elseif of.state == 'active' then
+    look_at(id, math.min(deadline(of), now + of.interactive_ttl_ms))
+  end
+end
+
+local function session_enqueues(job, order, now)
+  redis.call('ZADD', 'session:' .. job.session .. ':ready', order, job.id)
+  local of = session(job.session)
+  if of and of.state == 'active' then
+    look_at(of.id, deadline(of))
+    if of.mode == 'dedicated' then redis.call('ZADD', 'dedicated:' .. job.executor, 'NX', integer(now), of.id) end
+  end
+end
+
+-- The job of an active dedicated session that is next on this executor; sessions take turns.
+local function next_dedicated(executor, now)
+  local sessions = 'dedicated:' .. executor
+  while true do
+    local id = redis.call('ZRANGE', sessions, 0, 0)[1]
+    if not id then return nil end
+    local job = redis.call('ZRANGE', 'session:' .. id .. ':ready', 0, 0)[1]
+    if job then
+      redis.call('ZADD', sessions, integer(now), id)
+      return job
+    end
+    redis.call('ZREM', sessions, id)
+  end
+end
+
 -- The fair queue (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996) ---------------------
 -- An owner's tag is the service it has consumed, never behind the virtual time `clock`. The owner
 -- with the smallest tag is served next; who comes back after a pause starts at the clock, so that
@@ -63,98 +204,172 @@ local function charge(executor, owner, service_ms)
   redis.call('ZADD', 'ready:' .. executor, 'XX', tag, owner)
 end
 
-local function enqueue(id, executor, owner, sequence, priority, created)
-  redis.call('ZADD', 'ready:' .. executor .. ':' .. owner, sequence - priority * PRIORITY_STEP, id)
-  redis.call('ZADD', 'arrivals:' .. executor, created, id)
-  if not redis.call('ZSCORE', 'ready:' .. executor, owner) then
-    redis.call('ZADD', 'ready:' .. executor, 0, owner)
-    charge(executor, owner, 0)
+local function enqueue(job, now)
+  local order = job.sequence - job.priority * PRIORITY_STEP
+  redis.call('ZADD', 'ready:' .. job.executor .. ':' .. job.owner, order, job.id)
+  redis.call('ZADD', 'arrivals:' .. job.executor, job.created, job.id)
+  if not redis.call('ZSCORE', 'ready:' .. job.executor, job.owner) then
+    redis.call('ZADD', 'ready:' .. job.executor, 0, job.owner)
+    charge(job.executor, job.owner, 0)
   end
+  if job.session ~= '' then session_enqueues(job, order, now) end
 end
 
-local function dequeue(id, executor, owner)
-  local mine = 'ready:' .. executor .. ':' .. owner
-  redis.call('ZREM', mine, id)
-  redis.call('ZREM', 'arrivals:' .. executor, id)
-  if redis.call('EXISTS', mine) == 0 then redis.call('ZREM', 'ready:' .. executor, owner) end
-end
-
-local function pop(executor)
-  local first = redis.call('ZRANGE', 'ready:' .. executor, 0, 0, 'WITHSCORES')
-  if #first == 0 then return nil end
-  local owner, tag = first[1], tonumber(first[2])
-  local id = redis.call('ZRANGE', 'ready:' .. executor .. ':' .. owner, 0, 0)[1]
-  redis.call('SET', 'clock:' .. executor, integer(tag))
-  charge(executor, owner, QUANTUM_MS)
-  dequeue(id, executor, owner)
-  return id
-end
-
--- Transitions ----------------------------------------------------------------------------------
-
--- Running → not running, whatever comes next. Gives the run time in ms.
-local function stop_running(id, job, now)
-  redis.call('ZREM', 'leases', id)
-  redis.call('HINCRBY', 'running', job.executor, -1)
-  local held = 'held:' .. job.holder
-  if redis.call('GET', held) == id then redis.call('DEL', held) end
-  local run_ms = math.max(now - job.started, 1)
-  charge(job.executor, job.owner, run_ms - QUANTUM_MS)
-  return run_ms
+local function dequeue(job)
+  local mine = 'ready:' .. job.executor .. ':' .. job.owner
+  redis.call('ZREM', mine, job.id)
+  redis.call('ZREM', 'arrivals:' .. job.executor, job.id)
+  if redis.call('EXISTS', mine) == 0 then redis.call('ZREM', 'ready:' .. job.executor, job.owner) end
+  if job.session ~= '' then redis.call('ZREM', 'session:' .. job.session .. ':ready', job.id) end
 end
 
 local function read(id)
   local values = redis.call('HMGET', 'job:' .. id, 'status', 'attempt', 'owner', 'executor', 'holder',
-    'started', 'created', 'sequence', 'priority', 'crashes', 'listed')
+    'started', 'created', 'sequence', 'priority', 'crashes', 'listed', 'scope', 'session_id', 'backend',
+    'program_id', 'tags', 'arrival')
   if not values[1] then return nil end
   return {
-    status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
+    id = id, status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
     holder = values[5] or '', started = number(values[6], 0), created = tonumber(values[7]),
     sequence = tonumber(values[8]), priority = tonumber(values[9]), crashes = tonumber(values[10]),
-    listed = values[11] == '1',
+    listed = values[11] == '1', scope = values[12], session = values[13], backend = values[14],
+    program = values[15], tags = values[16], arrival = values[17],
   }
 end
 
--- To a final state. The caller has checked that the job is not final and not stale.
-local function finalise(id, job, status, failure, reason_code, retention_ms, now)
-  if job.status == 'Running' then
-    observe('job_run_seconds', job.executor, stop_running(id, job, now))
-  else
-    dequeue(id, job.executor, job.owner)
+-- The job that is next on this executor, taken out of the queue.
+local function pop(executor, now)
+  local dedicated = next_dedicated(executor, now)
+  if dedicated then
+    local job = read(dedicated)
+    charge(executor, job.owner, QUANTUM_MS)
+    dequeue(job)
+    return job
   end
-  redis.call('HSET', 'job:' .. id, 'status', status, 'finished', integer(now),
+  local first = redis.call('ZRANGE', 'ready:' .. executor, 0, 0, 'WITHSCORES')
+  if #first == 0 then return nil end
+  local owner, tag = first[1], tonumber(first[2])
+  local job = read(redis.call('ZRANGE', 'ready:' .. executor .. ':' .. owner, 0, 0)[1])
+  redis.call('SET', 'clock:' .. executor, integer(tag))
+  charge(executor, owner, QUANTUM_MS)
+  dequeue(job)
+  return job
+end
+
+-- Transitions ----------------------------------------------------------------------------------
+
+-- The scope has used so much of the machines; kept by day.
+local function use(scope, run_ms, now)
+  local key, today = 'usage:' .. scope, math.floor(now / DAY_MS)
+  redis.call('HINCRBY', key, today, integer(run_ms))
+  if redis.call('HLEN', key) <= USAGE_DAYS then return end
+  for _, day in ipairs(redis.call('HKEYS', key)) do
+    if tonumber(day) <= today - USAGE_DAYS then redis.call('HDEL', key, day) end
+  end
+end
+
+-- Running → not running, whatever comes next. Gives the run time in ms.
+local function stop_running(job, now)
+  redis.call('ZREM', 'leases', job.id)
+  redis.call('HINCRBY', 'running', job.executor, -1)
+  local held = 'held:' .. job.holder
+  if redis.call('GET', held) == job.id then redis.call('DEL', held) end
+  local run_ms = math.max(now - job.started, 1)
+  charge(job.executor, job.owner, run_ms - QUANTUM_MS)
+  use(job.scope, run_ms, now)
+  redis.call('HINCRBY', 'job:' .. job.id, 'run_ms', integer(run_ms))
+  if job.session ~= '' and redis.call('EXISTS', 'session:' .. job.session) == 1 then
+    redis.call('HINCRBY', 'session:' .. job.session, 'running', -1)
+    redis.call('HINCRBY', 'session:' .. job.session, 'run_ms', integer(run_ms))
+  end
+  return run_ms
+end
+
+-- To a final state. The caller has checked that the job is not final and not stale.
+local function finalise(job, status, failure, reason_code, retention_ms, now)
+  if job.status == 'Running' then
+    observe('job_run_seconds', job.executor, stop_running(job, now))
+  else
+    dequeue(job)
+  end
+  redis.call('HSET', 'job:' .. job.id, 'status', status, 'finished', integer(now),
     'failure', failure, 'reason_code', reason_code)
-  redis.call('HINCRBY', 'job:' .. id, 'commits', 1)
-  if not job.listed then retention_ms = math.min(retention_ms, UNLISTED_RETENTION_MS) end
-  redis.call('ZADD', 'expiry', now + retention_ms, id)
-  if job.listed then count(1, 'jobs_finished_total', status, job.executor) end
-  redis.call('PUBLISH', 'done', id)
+  redis.call('HINCRBY', 'job:' .. job.id, 'commits', 1)
+  if job.listed then
+    redis.call('ZREM', 'jobs:' .. job.scope .. ':state:pending', job.id)
+    redis.call('ZADD', 'jobs:' .. job.scope .. ':state:final', job.arrival, job.id)
+    count(1, 'jobs_finished_total', status, job.executor)
+  else
+    retention_ms = math.min(retention_ms, UNLISTED_RETENTION_MS)
+  end
+  redis.call('ZADD', 'expiry', now + retention_ms, job.id)
+  if job.session ~= '' then session_settles(job.session, now, retention_ms) end
+  redis.call('PUBLISH', 'done', job.id)
+end
+
+-- Queued or running → cancelled; the sandbox that runs it is told.
+local function cancel(job, failure, retention_ms, now)
+  finalise(job, 'Cancelled', failure, '', retention_ms, now)
+  if job.status == 'Running' then redis.call('PUBLISH', 'cancel', job.holder .. ' ' .. job.id) end
+end
+
+-- Cancels queued jobs of a session, `most` of them. Gives how many are left.
+local function cancel_queued(of, failure, retention_ms, most, now)
+  local ready = 'session:' .. of.id .. ':ready'
+  for _, id in ipairs(redis.call('ZRANGE', ready, 0, most - 1)) do
+    cancel(read(id), failure, retention_ms, now)
+  end
+  return redis.call('ZCARD', ready)
 end
 
 -- Running → Queued, or → Failed when it was tried too often. `kind` is `crash` (its sandbox died: the
 -- job goes to the end of the queue, or one poison job would starve the pool), `lost` (its worker went
 -- silent: the job keeps its place) or `returned` (its worker stops: likewise, and nobody is to blame, so it
 -- never fails). Gives the new status.
-local function give_back(id, job, kind, failure, limits, now)
+local function give_back(job, kind, failure, limits, now)
   local crashes = job.crashes
-  if kind == 'crash' then crashes = redis.call('HINCRBY', 'job:' .. id, 'crashes', 1) end
+  if kind == 'crash' then crashes = redis.call('HINCRBY', 'job:' .. job.id, 'crashes', 1) end
   local often = crashes >= limits.max_crashes or job.attempt >= limits.max_attempts
   if kind ~= 'returned' and often then
-    finalise(id, job, 'Failed', failure, '', limits.retention_ms, now)
-    redis.call('LPUSH', 'dead', id)
+    finalise(job, 'Failed', failure, '', limits.retention_ms, now)
+    redis.call('LPUSH', 'dead', job.id)
     redis.call('LTRIM', 'dead', 0, DEAD_KEPT - 1)
     count(1, 'jobs_dead_total')
     return 'Failed'
   end
-  stop_running(id, job, now)
-  local sequence = job.sequence
+  stop_running(job, now)
   if kind == 'crash' then
-    sequence = redis.call('INCR', 'sequence')
-    redis.call('HSET', 'job:' .. id, 'sequence', integer(sequence))
+    job.sequence = next_sequence(now)
+    redis.call('HSET', 'job:' .. job.id, 'sequence', integer(job.sequence))
   end
-  redis.call('HSET', 'job:' .. id, 'status', 'Queued')
-  redis.call('HDEL', 'job:' .. id, 'holder', 'started')
-  enqueue(id, job.executor, job.owner, sequence, job.priority, job.created)
+  redis.call('HSET', 'job:' .. job.id, 'status', 'Queued')
+  redis.call('HDEL', 'job:' .. job.id, 'holder', 'started')
+  enqueue(job, now)
   count(1, 'jobs_requeued_total', kind)
   return 'Queued'
+end
+
+-- Deletion -------------------------------------------------------------------------------------
+
+local function erase_result(id, attempt, chunks)
+  for chunk = 0, chunks - 1 do redis.call('DEL', 'result:' .. id .. ':' .. attempt .. ':' .. chunk) end
+end
+
+-- Everything of a final job.
+local function erase(id)
+  local job = read(id)
+  redis.call('ZREM', 'expiry', id)
+  if not job then return end
+  local chunks = redis.call('HMGET', 'job:' .. id, 'params_chunks', 'result_chunks')
+  for chunk = 0, number(chunks[1], 0) - 1 do redis.call('DEL', 'params:' .. id .. ':' .. chunk) end
+  erase_result(id, job.attempt, number(chunks[2], 0))
+  redis.call('DEL', 'job:' .. id, 'log:' .. id)
+  if job.listed then unlist(job) end
+end
+
+local function erase_session(of)
+  redis.call('DEL', 'session:' .. of.id, 'session:' .. of.id .. ':ready')
+  redis.call('ZREM', 'sessions:' .. of.scope, of.id)
+  redis.call('ZREM', 'workloads:' .. of.scope, 'session ' .. of.id)
+  redis.call('ZREM', 'sessions:due', of.id)
 end

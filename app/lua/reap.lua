@@ -3,7 +3,7 @@
 --
 -- ARGV  1 lease ms, 2 max attempts, 3 max crashes, 4 retention ms, 5 failure (JSON) of a job lost too often,
 --       6 ms after which a silent worker is forgotten, 7 most jobs handled in one go, 8 cap of wake-ups,
---       then executor, wake-up message of every executor this worker serves.
+--       9 failure (JSON) of a job whose session has run out, then executor, wake-up message of every executor this worker serves.
 -- Gives {jobs given back or failed, wake-ups pushed, jobs deleted}.
 -- If nobody reaped for half a lease, Redis or everybody was away: then no lease is judged, each gets a
 -- fresh term.
@@ -22,28 +22,41 @@ else
     max_attempts = tonumber(ARGV[2]), max_crashes = tonumber(ARGV[3]), retention_ms = tonumber(ARGV[4]),
   }
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'leases', '-inf', now, 'LIMIT', 0, most)) do
-    give_back(id, read(id), 'lost', ARGV[5], limits, now)
+    give_back(read(id), 'lost', ARGV[5], limits, now)
     reaped = reaped + 1
   end
   if reaped > 0 then count(reaped, 'leases_reaped_total') end
 end
 
 local deleted = redis.call('ZRANGEBYSCORE', 'expiry', '-inf', now, 'LIMIT', 0, most)
-for _, id in ipairs(deleted) do
-  local record = redis.call('HMGET', 'job:' .. id, 'owner', 'params_chunks', 'result_chunks', 'attempt')
-  for chunk = 0, number(record[2], 0) - 1 do redis.call('DEL', 'params:' .. id .. ':' .. chunk) end
-  for chunk = 0, number(record[3], 0) - 1 do
-    redis.call('DEL', 'result:' .. id .. ':' .. record[4] .. ':' .. chunk)
+for _, id in ipairs(deleted) do erase(id) end
+
+local function end_of_time(of)
+  redis.call('HSET', 'session:' .. of.id, 'accepting', '0', 'reason', 'max_ttl')
+  if cancel_queued(of, ARGV[9], tonumber(ARGV[4]), most, now) > 0 then return end
+  of = session(of.id)
+  if of.state == 'closed' then return end
+  if of.running > 0 then look_at(of.id, now + SESSION_LOOK_MS) else close(of, now, tonumber(ARGV[4])) end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'sessions:due', '-inf', now, 'LIMIT', 0, most)) do
+  local of = session(id)
+  if not of then
+    redis.call('ZREM', 'sessions:due', id)
+  elseif of.state == 'closed' then
+    erase_session(of)
+  elseif now >= deadline(of) then
+    end_of_time(of)
+  else
+    if of.state == 'active' then enter_state(of, 'inactive', now) end
+    look_at(id, deadline(of))
   end
-  redis.call('DEL', 'job:' .. id)
-  if record[1] then redis.call('ZREM', 'jobs:' .. record[1], id) end
-  redis.call('ZREM', 'expiry', id)
 end
 
 redis.call('ZREMRANGEBYSCORE', 'workers', '-inf', now - tonumber(ARGV[6]))
 
 local pushed, cap = 0, tonumber(ARGV[8])
-for i = 9, #ARGV, 2 do
+for i = 10, #ARGV, 2 do
   local executor, message = ARGV[i], ARGV[i + 1]
   redis.call('ZREMRANGEBYSCORE', 'service:' .. executor, '-inf', '(' .. integer(virtual_time(executor)))
   local wanted = math.min(redis.call('ZCARD', 'arrivals:' .. executor), cap)

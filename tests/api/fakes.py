@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from app.errors import IdempotencyConflict, InvalidRequest, JobIsFinal, JobNotFound
-from app.jobs.job import Job, JobPage, JobStatus, WorkerReport
+from app.jobs.job import Job, JobFilter, JobPage, JobStatus, WorkerReport
 from app.jobs.snapshot import Histogram, QueueFigures, RedisFigures, Snapshot
 from app.lua.keys import BUCKETS_S
 
@@ -65,6 +65,7 @@ class FakeDispatcher:
         job = Job(
             id=str(uuid.uuid4()),
             owner=principal.owner,
+            scope=principal.scope,
             status=JobStatus.QUEUED,
             program_id=submission.program_id,
             backend=submission.backend,
@@ -82,7 +83,7 @@ class FakeDispatcher:
     async def read(self, principal: Principal, job_id: str) -> Job:
         await self._reach()
         job = self.jobs.get(job_id)
-        if job is None or job.owner != principal.owner:
+        if job is None or job.scope != principal.scope:
             message = "task not found"
             raise JobNotFound(message)
         return job
@@ -118,16 +119,28 @@ class FakeDispatcher:
             raise JobIsFinal(message)
         return self.end(job_id, JobStatus.CANCELLED)
 
-    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> JobPage:
+    async def list(
+        self,
+        principal: Principal,
+        which: JobFilter,
+        *,
+        limit: int,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> JobPage:
         await self._reach()
+        assert which == JobFilter(program_id="qasm3")
+        assert offset == 0
         if cursor is not None and not cursor.isdigit():
             message = "no such cursor"
             raise InvalidRequest(message)
-        mine = [job for job in reversed(self.jobs.values()) if job.owner == principal.owner]
+        mine = [job for job in reversed(self.jobs.values()) if job.scope == principal.scope]
         start = int(cursor or 0)
         rest = len(mine) > start + limit
         return JobPage(
-            jobs=tuple(mine[start : start + limit]), cursor=str(start + limit) if rest else None
+            jobs=tuple(mine[start : start + limit]),
+            total=len(mine),
+            cursor=str(start + limit) if rest else None,
         )
 
     async def validate(

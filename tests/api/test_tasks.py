@@ -531,7 +531,7 @@ async def test_another_owners_task_is_not_found(
     client: httpx2.AsyncClient, dispatcher: FakeDispatcher, method: str
 ) -> None:
     task_id = await submit(client)
-    dispatcher.set_status(task_id, JobStatus.QUEUED, owner="somebody else")
+    dispatcher.set_status(task_id, JobStatus.QUEUED, scope="somebody:else")
 
     answer = await client.request(method, f"/tasks/{task_id}")
 
@@ -625,7 +625,7 @@ async def test_a_list_holds_nobody_elses_tasks(
     client: httpx2.AsyncClient, dispatcher: FakeDispatcher
 ) -> None:
     task_id = await submit(client)
-    dispatcher.set_status(task_id, JobStatus.QUEUED, owner="somebody else")
+    dispatcher.set_status(task_id, JobStatus.QUEUED, scope="somebody:else")
 
     assert (await client.get("/tasks")).json() == {"tasks": []}
 

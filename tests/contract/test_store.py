@@ -19,7 +19,7 @@ from app.errors import (
 )
 from app.jobs.claims import ORPHAN_S, Busy, Claim, ClaimStore, Finish
 from app.jobs.connection import connect_gateway
-from app.jobs.job import REASON_RAN_TOO_LONG, Failure, JobStatus, WorkerReport
+from app.jobs.job import REASON_RAN_TOO_LONG, Failure, JobFilter, JobStatus, WorkerReport
 from app.jobs.records import CHUNK_BYTES
 from app.jobs.store import JobStore
 from app.lua.keys import SCHEMA
@@ -43,7 +43,7 @@ REPORT = WorkerReport(
 
 async def add(store: JobStore, owner: str = "alice", executor: str = "aer", **changes: Any) -> Job:
     return await store.add(
-        owner=owner, executor=executor, submission=submission(**changes), wakeup=WAKEUP
+        scope=f"{owner}:default", executor=executor, submission=submission(**changes), wakeup=WAKEUP
     )
 
 
@@ -68,7 +68,7 @@ def end(worker: ClaimStore, finish: Finish, slot: str = "0") -> str:
 
 
 async def result_of(store: JobStore, job: Job) -> bytes:
-    return await store.result(job=await store.read(owner=job.owner, job_id=job.id))
+    return await store.result(job=await store.read(scope=job.scope, job_id=job.id))
 
 
 def expire_leases(raw: redis.Redis) -> None:
@@ -90,7 +90,7 @@ def everything(raw: redis.Redis) -> dict[str, bytes | None]:
 async def test_an_added_job_is_queued_and_wakes_a_worker(store: JobStore, raw: redis.Redis) -> None:
     job = await add(store, tags=("a", "b"), dialect="qc", time_limit_s=2.5, request_id="r")
 
-    assert await store.read(owner="alice", job_id=job.id) == job
+    assert await store.read(scope="alice:default", job_id=job.id) == job
     assert (job.status, job.attempt, job.tags) == (JobStatus.QUEUED, 0, ("a", "b"))
     assert (job.dialect, job.time_limit_s, job.request_id) == ("qc", 2.5, "r")
     assert await store.params(job_id=job.id) == b"program"
@@ -194,6 +194,7 @@ async def test_a_full_redis_refuses_new_jobs_and_finishes_old_ones(
 ) -> None:
     job = await add(store)
     found = claimed(worker)
+    sequence = raw.get("sequence")
     raw.config_set("maxmemory", 1)
     try:
         with pytest.raises(Unavailable, match="full"):
@@ -202,8 +203,8 @@ async def test_a_full_redis_refuses_new_jobs_and_finishes_old_ones(
     finally:
         raw.config_set("maxmemory", 0)
 
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.COMPLETED
-    assert raw.get("sequence") == "1"
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.COMPLETED
+    assert raw.get("sequence") == sequence
 
 
 # --- read, list ---------------------------------------------------------------------------------
@@ -212,16 +213,22 @@ async def test_a_full_redis_refuses_new_jobs_and_finishes_old_ones(
 async def test_somebody_elses_job_is_not_found(store: JobStore) -> None:
     job = await add(store, owner="alice")
     with pytest.raises(JobNotFound):
-        await store.read(owner="bob", job_id=job.id)
-    assert (await store.list(owner="bob", limit=10, cursor=None)).jobs == ()
+        await store.read(scope="bob:default", job_id=job.id)
+    assert (
+        await store.list(scope="bob:default", which=JobFilter(), limit=10, cursor=None)
+    ).jobs == ()
 
 
 async def test_a_list_is_newest_first_and_pages_without_gaps(store: JobStore) -> None:
     ids = [(await add(store)).id for _ in range(5)]
 
-    first = await store.list(owner="alice", limit=2, cursor=None)
-    second = await store.list(owner="alice", limit=2, cursor=first.cursor)
-    third = await store.list(owner="alice", limit=2, cursor=second.cursor)
+    first = await store.list(scope="alice:default", which=JobFilter(), limit=2, cursor=None)
+    second = await store.list(
+        scope="alice:default", which=JobFilter(), limit=2, cursor=first.cursor
+    )
+    third = await store.list(
+        scope="alice:default", which=JobFilter(), limit=2, cursor=second.cursor
+    )
 
     pages = [*first.jobs, *second.jobs, *third.jobs]
     assert [job.id for job in pages] == ids[::-1]
@@ -231,7 +238,7 @@ async def test_a_list_is_newest_first_and_pages_without_gaps(store: JobStore) ->
 @pytest.mark.parametrize("cursor", ["x", "-1", "1 2", "9" * 40, "²"])
 async def test_a_foreign_cursor_is_refused(store: JobStore, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
-        await store.list(owner="alice", limit=2, cursor=cursor)
+        await store.list(scope="alice:default", which=JobFilter(), limit=2, cursor=cursor)
 
 
 async def test_an_unlisted_job_appears_in_no_list_and_no_counter(
@@ -240,8 +247,10 @@ async def test_an_unlisted_job_appears_in_no_list_and_no_counter(
     job = await add(store, listed=False)
     end(worker, completed(claimed(worker)))
 
-    assert (await store.list(owner="alice", limit=10, cursor=None)).jobs == ()
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.COMPLETED
+    assert (
+        await store.list(scope="alice:default", which=JobFilter(), limit=10, cursor=None)
+    ).jobs == ()
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.COMPLETED
     counters = (await store.snapshot(executors=["aer"])).counters
     assert not {name for name, _ in counters} & {"jobs_submitted_total", "jobs_finished_total"}
 
@@ -344,7 +353,7 @@ async def test_a_finished_job_has_its_result_and_its_times(
 
     assert end(worker, completed(found)) == "committed"
 
-    final = await store.read(owner="alice", job_id=job.id)
+    final = await store.read(scope="alice:default", job_id=job.id)
     assert final.status is JobStatus.COMPLETED
     assert final.started is not None
     assert final.finished is not None
@@ -365,7 +374,7 @@ async def test_a_failure_is_recorded_with_its_reason(store: JobStore, worker: Cl
 
     end(worker, finish)
 
-    final = await store.read(owner="alice", job_id=job.id)
+    final = await store.read(scope="alice:default", job_id=job.id)
     assert (final.status, final.failure, final.reason_code) == (JobStatus.CANCELLED, FAILURE, 1305)
     assert await result_of(store, job) == b""
 
@@ -378,7 +387,7 @@ async def test_finish_and_claim_are_one_step(store: JobStore, worker: ClaimStore
 
     assert following is not None
     assert following.job.id == second.id
-    assert (await store.read(owner="alice", job_id=first.id)).status is JobStatus.COMPLETED
+    assert (await store.read(scope="alice:default", job_id=first.id)).status is JobStatus.COMPLETED
 
 
 async def test_a_repeated_finish_changes_nothing(
@@ -406,7 +415,7 @@ async def test_a_zombie_cannot_overwrite_a_newer_attempt(
 
     assert current.job.attempt == stale.job.attempt + 1
     assert end(zombie, completed(stale, b"zombie")) == "fenced"
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.RUNNING
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.RUNNING
     assert end(healthy, completed(current, b"healthy")) == "committed"
     assert await result_of(store, job) == b"healthy"
     assert raw.hget("stats", "finishes_fenced_total") == "1"
@@ -424,7 +433,7 @@ async def test_a_slot_cannot_finish_an_older_attempt_of_its_own_job(
     assert end(worker, completed(old, b"old")) == "fenced"
     lost = worker.lost(slot="0", job=old.job, kind="crash", failure=FAILURE, wakeup=WAKEUP)
     assert lost is None
-    assert (await store.read(owner="alice", job_id=job.id)).crashes == 0
+    assert (await store.read(scope="alice:default", job_id=job.id)).crashes == 0
     assert end(worker, completed(new, b"new")) == "committed"
     assert await result_of(store, job) == b"new"
 
@@ -517,7 +526,7 @@ async def test_a_poison_job_fails_after_three_crashes(
     ]
 
     assert statuses == [JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.FAILED]
-    final = await store.read(owner="alice", job_id=job.id)
+    final = await store.read(scope="alice:default", job_id=job.id)
     assert (final.status, final.attempt, final.crashes) == (JobStatus.FAILED, 3, 3)
     assert final.failure == FAILURE
     assert raw.lrange("dead", 0, -1) == [job.id]
@@ -593,7 +602,7 @@ async def test_a_beat_names_the_jobs_that_are_no_longer_ours(
 ) -> None:
     job = await add(store)
     claimed(worker)
-    await store.cancel(owner="alice", job_id=job.id)
+    await store.cancel(scope="alice:default", job_id=job.id)
     busy = Busy(slot="0", job_id=job.id, attempt=1)
 
     assert worker.beat(report=REPORT, busy=[busy]) == (busy,)
@@ -621,7 +630,7 @@ async def test_expired_leases_go_back_to_the_queue(
     reaped = worker.reap(wakeups={"aer": WAKEUP})
 
     assert (reaped.given_back, reaped.wakeups) == (1, 1)
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.QUEUED
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.QUEUED
     assert raw.zcard("leases") == 0
     assert raw.hget("running", "aer") == "0"
 
@@ -633,7 +642,7 @@ async def test_a_live_lease_is_left_alone(store: JobStore, worker: ClaimStore) -
 
     assert worker.reap(wakeups={"aer": WAKEUP}).given_back == 0
 
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.RUNNING
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.RUNNING
 
 
 async def test_after_a_blind_period_every_lease_gets_a_fresh_term(
@@ -646,7 +655,7 @@ async def test_after_a_blind_period_every_lease_gets_a_fresh_term(
 
     assert worker.reap(wakeups={"aer": WAKEUP}).given_back == 0
 
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.RUNNING
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.RUNNING
     assert raw.zscore("leases", job.id) > time.time() * 1000
 
 
@@ -672,9 +681,9 @@ async def test_what_is_retained_long_enough_goes_without_a_trace(
     assert worker.reap(wakeups={"aer": WAKEUP}).deleted == 1
 
     assert [key for key in raw.scan_iter() if job.id in key] == []
-    assert raw.zcard("jobs:alice") == raw.zcard("expiry") == 0
+    assert raw.zcard("jobs:alice:default") == raw.zcard("expiry") == 0
     with pytest.raises(JobNotFound):
-        await store.read(owner="alice", job_id=job.id)
+        await store.read(scope="alice:default", job_id=job.id)
 
 
 # --- cancel ---------------------------------------------------------------------------------------
@@ -683,7 +692,7 @@ async def test_what_is_retained_long_enough_goes_without_a_trace(
 async def test_a_cancelled_queued_job_leaves_the_queue(store: JobStore, worker: ClaimStore) -> None:
     job = await add(store)
 
-    cancelled = await store.cancel(owner="alice", job_id=job.id)
+    cancelled = await store.cancel(scope="alice:default", job_id=job.id)
 
     assert cancelled.status is JobStatus.CANCELLED
     assert claim(worker) is None
@@ -699,13 +708,13 @@ async def test_a_cancelled_running_job_is_final_at_once_and_its_worker_is_told(
         subscription.get_message(timeout=1)
         subscription.get_message(timeout=1)
 
-        await store.cancel(owner="alice", job_id=job.id)
+        await store.cancel(scope="alice:default", job_id=job.id)
 
         messages = [subscription.get_message(timeout=1) for _ in range(2)]
     heard = {message["channel"]: message["data"] for message in messages if message}
     assert heard == {"done": job.id, "cancel": f"w1:0 {job.id}"}
     assert end(worker, completed(found)) == "fenced"
-    assert (await store.read(owner="alice", job_id=job.id)).status is JobStatus.CANCELLED
+    assert (await store.read(scope="alice:default", job_id=job.id)).status is JobStatus.CANCELLED
     assert raw.hget("running", "aer") == "0"
 
 
@@ -717,7 +726,7 @@ async def test_a_final_job_stays_final(
     before = everything(raw)
 
     with pytest.raises(JobIsFinal, match="Completed"):
-        await store.cancel(owner="alice", job_id=job.id)
+        await store.cancel(scope="alice:default", job_id=job.id)
 
     assert everything(raw) == before
 
@@ -727,7 +736,7 @@ async def test_somebody_elses_job_cannot_be_cancelled(store: JobStore, raw: redi
     before = everything(raw)
 
     with pytest.raises(JobNotFound):
-        await store.cancel(owner="bob", job_id=job.id)
+        await store.cancel(scope="bob:default", job_id=job.id)
 
     assert everything(raw) == before
 
@@ -740,11 +749,11 @@ async def test_cancel_racing_finish_leaves_one_commit(
         found = claimed(worker)
         outcome, cancelled = await asyncio.gather(
             asyncio.to_thread(end, worker, completed(found)),
-            store.cancel(owner="alice", job_id=job.id),
+            store.cancel(scope="alice:default", job_id=job.id),
             return_exceptions=True,
         )
 
-        final = await store.read(owner="alice", job_id=job.id)
+        final = await store.read(scope="alice:default", job_id=job.id)
         if final.status is JobStatus.CANCELLED:
             assert outcome == "fenced"
         else:
@@ -761,7 +770,7 @@ async def test_at_rest_nothing_is_left_over(
 ) -> None:
     for _ in range(5):
         await add(store)
-    await store.cancel(owner="alice", job_id=claimed(worker, "1").job.id)
+    await store.cancel(scope="alice:default", job_id=claimed(worker, "1").job.id)
     worker.lost(slot="0", job=claimed(worker).job, kind="crash", failure=FAILURE, wakeup=WAKEUP)
     while found := claim(worker):
         end(worker, completed(found))

@@ -192,7 +192,7 @@ def test_a_killed_gateway_loses_and_doubles_nothing(fleet: Fleet) -> None:
 
     assert len(set(tasks)) == 300
     with fleet.redis() as client:
-        assert client.zcard("jobs:local") == 300
+        assert client.zcard("jobs:local:default") == 300
     assert all(bell_counts(fleet.wait(task)) for task in tasks)
 
 

@@ -21,7 +21,8 @@ from app.errors import (
 from app.jobs.claims import ClaimStore, Finish
 from app.jobs.connection import connect_gateway, connect_worker
 from app.jobs.events import JobEvents
-from app.jobs.job import Failure, JobStatus, Submission, WorkerReport
+from app.jobs.job import Failure, JobFilter, JobStatus, Submission, WorkerReport
+from app.jobs.sessions import SessionStore
 from app.jobs.store import JobStore
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ async def dispatcher(redis_url: str) -> AsyncIterator[Dispatcher]:
             idempotency_s=60,
             retention_s=1000,
         ),
+        sessions=SessionStore(client=client, retention_s=1000),
         events=events,
         wakeup=lambda executor: f'{{"wake": "{executor}"}}',
         executors=["aer"],
@@ -200,7 +202,7 @@ async def test_validation_passes_a_good_program_and_leaves_no_task(
         eventually_run_one(worker, redis_url), dispatcher.validate(LOCAL, BELL, 10)
     )
     assert ran == "qasm3-check"
-    assert (await dispatcher.list(LOCAL, limit=10, cursor=None)).jobs == ()
+    assert (await dispatcher.list(LOCAL, JobFilter(), limit=10, cursor=None)).jobs == ()
 
 
 async def test_validation_raises_what_the_sandbox_found(

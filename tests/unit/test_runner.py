@@ -100,13 +100,13 @@ class Bench:
         submission = Submission(program_id="qasm3", params=b"p", backend="simulator@aer", **changes)
         job: Job = self.ask(
             lambda store: store.add(
-                owner="alice", executor="aer", submission=submission, wakeup=WAKEUP
+                scope="alice:default", executor="aer", submission=submission, wakeup=WAKEUP
             )
         )
         return job
 
     def read(self, job: Job) -> Job:
-        found: Job = self.ask(lambda store: store.read(owner="alice", job_id=job.id))
+        found: Job = self.ask(lambda store: store.read(scope="alice:default", job_id=job.id))
         return found
 
 
@@ -228,7 +228,7 @@ def test_a_cancelled_job_is_killed_and_the_slot_goes_on(make_bench: Callable[...
     serving.start()
     assert started.wait(10)
 
-    bench.ask(lambda store: store.cancel(owner="alice", job_id=long.id))
+    bench.ask(lambda store: store.cancel(scope="alice:default", job_id=long.id))
     assert bench.runner.kill("0", following.id) is False
     assert bench.runner.kill("0", long.id) is True
     serving.join(10)
