@@ -5,9 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+# Clients of Qiskit Runtime, each in an environment of its own: those that `make test` uses, and all
+# that docs/reference/compatibility.md speaks of.
+CLIENTS := 0.49.0 0.51.0
+ALL_CLIENTS := 0.41.1 0.43.1 0.45.1 0.48.0 0.49.0 0.50.0 0.51.0
+QISKIT := $(shell grep -o '^qiskit==[0-9.]*' requirements-worker.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test lint types ci format chaos bench compose-test clean
+.PHONY: help run venv test test-clients lint types ci format chaos bench bench-client compose-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +28,7 @@ $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/runs: $(VENV)/made requirements.txt requirements-gateway.txt requirements-worker.txt
+$(VENV)/runs: $(VENV)/made requirements.txt requirements-gateway.txt requirements-devices.txt requirements-worker.txt
 	@echo "Installing what Qfleet runs on; the first time this takes a minute or two."
 	$(PIP) -r requirements.txt
 	@touch $@
@@ -32,13 +37,24 @@ $(VENV)/tests: $(VENV)/runs requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
+# What a user has: the client and Qiskit, nothing of ours.
+$(VENV)/clients/%/made: $(VENV)/made
+	@echo "Installing the Qiskit Runtime client $*."
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  qiskit-ibm-runtime==$* $(QISKIT)
+	@touch $@
+
 run: $(VENV)/runs ## start everything on this machine
 	$(BIN)/python -m app up
 
 venv: $(VENV)/tests ## the environment in .venv, for working on Qfleet
 
-test: $(VENV)/tests ## the whole test suite; PYTEST_ARGS="-k word" runs a part of it
+test: $(VENV)/tests $(CLIENTS:%=$(VENV)/clients/%/made) ## the whole test suite; PYTEST_ARGS="-k word" runs a part of it
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-clients: $(VENV)/tests $(ALL_CLIENTS:%=$(VENV)/clients/%/made) ## every client; writes docs/reference/compatibility.md
+	$(BIN)/python -m tests.clients.compatibility $(ALL_CLIENTS)
 
 lint: $(VENV)/tests ## style and formatting
 	$(BIN)/ruff check .
@@ -58,6 +74,9 @@ chaos: $(VENV)/tests ## a fleet under faults: kills and freezes of everything
 
 bench: $(VENV)/tests ## tasks end to end beside a bare Aer loop
 	$(BIN)/python -m benchmarks.tasks
+
+bench-client: $(VENV)/tests $(VENV)/clients/0.51.0/made ## a circuit's round trip with the Qiskit client
+	$(BIN)/python -m benchmarks.client
 
 compose-test: ## build the containers, break them, tear them down; needs a Docker engine
 	$(PYTHON) deploy/compose_test.py

@@ -30,9 +30,12 @@ from app.queues.wakeups import RESERVED, wakeup
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import redis.asyncio
     from celery import Celery
     from fastapi import FastAPI
 
+    from app.auth.identity import Identity
+    from app.auth.store import KeyStore
     from app.config import Settings
     from app.runner import Runner
     from app.sandbox.pool import SandboxPool
@@ -44,9 +47,12 @@ log = structlog.get_logger()
 def build_gateway(settings: Settings) -> FastAPI:
     """The HTTP application."""
     from app.api.application import create_app
+    from app.auth.identity import KeyedIdentity, OpenIdentity
+    from app.backends.catalog import Catalog
     from app.telemetry.logs import configure_logging
 
     configure_logging(level=settings.log_level, environment=settings.environment, service="gateway")
+    catalog = Catalog.load(aliases=settings.aliases, max_qubits=settings.simulator_qubits)
     client = connect_gateway(redis_url(settings))
     events = JobEvents(client=client)
     dispatcher = Dispatcher(
@@ -60,6 +66,7 @@ def build_gateway(settings: Settings) -> FastAPI:
         ),
         sessions=SessionStore(client=client, retention_s=settings.retention_s),
         events=events,
+        catalog=catalog,
         wakeup=partial(wakeup, build_celery(settings)),
         executors=settings.executors,
     )
@@ -75,7 +82,52 @@ def build_gateway(settings: Settings) -> FastAPI:
                 await listening
             await client.aclose()
 
-    return create_app(settings=settings, dispatcher=dispatcher, lifespan=lifespan)
+    identity: Identity = (
+        KeyedIdentity(store=build_keys(settings, client), token_s=settings.token_s)
+        if settings.asks_for_keys
+        else OpenIdentity(token_s=settings.token_s)
+    )
+    return create_app(
+        settings=settings,
+        dispatcher=dispatcher,
+        catalog=catalog,
+        identity=identity,
+        lifespan=lifespan,
+    )
+
+
+def build_keys(settings: Settings, client: redis.asyncio.Redis) -> KeyStore:
+    """Keys and instances."""
+    from app.auth.store import KeyStore
+
+    return KeyStore(client=client, secret=settings.secret, bootstrap_key=settings.bootstrap_key)
+
+
+@contextlib.asynccontextmanager
+async def open_keys(settings: Settings, url: str) -> AsyncIterator[KeyStore]:
+    """Keys and instances, for a command that ends soon."""
+    client = connect_gateway(url)
+    try:
+        yield build_keys(settings, client)
+    finally:
+        await client.aclose()
+
+
+def first_key(settings: Settings, url: str) -> str | None:
+    """The text of the first key, if callers need one and there has never been one.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    from app.auth.store import ADMIN
+
+    async def issue() -> str | None:
+        async with open_keys(settings, url) as keys:
+            return await keys.issue_first(owner=ADMIN)
+
+    if not settings.asks_for_keys or settings.bootstrap_key is not None:
+        return None
+    return asyncio.run(issue())
 
 
 def build_celery(settings: Settings) -> Celery:
@@ -111,6 +163,7 @@ class Worker:
 def build_worker(settings: Settings, app: Celery) -> Worker:
     """The parts of a worker, its sandbox started and warm."""
     from app.executors import Resources, registry
+    from app.executors.admission import largest_statevector
     from app.runner import Runner
     from app.sandbox.pool import SandboxPool
     from app.sweeper import Sweeper
@@ -157,7 +210,7 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         claims=claims,
         client=client,
         runner=runner,
-        report=_report(settings, worker_id),
+        report=_report(settings, worker_id, qubits=largest_statevector(memory_bytes)),
         wakeups=wakeups,
         beat_s=settings.beat_s,
         heartbeat_file=settings.heartbeat_file,
@@ -190,7 +243,7 @@ def available_memory() -> int:
     return min(limits)
 
 
-def _report(settings: Settings, worker_id: str) -> WorkerReport:
+def _report(settings: Settings, worker_id: str, *, qubits: int) -> WorkerReport:
     names = ("qiskit", "qiskit-aer", "celery")
     return WorkerReport(
         id=worker_id,
@@ -199,6 +252,7 @@ def _report(settings: Settings, worker_id: str) -> WorkerReport:
         executors=settings.executors,
         slots=settings.slots,
         busy=0,
+        qubits=qubits,
         versions={"python": platform.python_version()}
         | {name: metadata.version(name) for name in names},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -11,11 +13,16 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from app import __version__
+from app.auth.principal import DEFAULT_INSTANCE
 from app.config import Settings
-from app.errors import ConfigurationInvalid, ServiceError
+from app.errors import ConfigurationInvalid, ServiceError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
+
+    from app.auth.instances import Instance
+    from app.auth.keys import ApiKey
+    from app.auth.store import KeyStore
 
 #: Seconds that requests may take to end when the gateway stops.
 GRACE_S = 10
@@ -49,6 +56,7 @@ def serve() -> None:
 
     settings = _settings()
     require_free(settings.host, settings.port)
+    _show_first_key(settings)
     uvicorn.run(
         "app.main:app",
         host=settings.host,
@@ -95,6 +103,60 @@ def doctor(context: click.Context) -> None:
     context.exit(0 if is_well else 1)
 
 
+@commands.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys.command()
+@click.option(
+    "--owner", required=True, help="Whose key it is; keys of one owner see the same jobs."
+)
+@click.option("--name", default="", help="What it is for.")
+@click.option("--instance", default=DEFAULT_INSTANCE, show_default=True, help="Made if missing.")
+@click.option(
+    "--plan", help="Plan that the instance has from now on.  [default: as it is, or open]"
+)
+def create(owner: str, name: str, instance: str, plan: str | None) -> None:
+    """Make an API key. It is printed this once."""
+
+    async def issue() -> tuple[str, Instance]:
+        async with _keys() as store:
+            key = await store.issue(owner=owner, name=name, instance=instance, plan=plan)
+            found = await store.instances(owner)
+            return key, next(each for each in found if each.name == instance)
+
+    key, made_for = asyncio.run(issue())
+    click.echo(key)
+    click.echo(f"instance {made_for.name}, plan {made_for.plan}: {made_for.crn}", err=True)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show all API keys, oldest first, without their texts."""
+
+    async def read() -> tuple[ApiKey, ...]:
+        async with _keys() as store:
+            return await store.list()
+
+    for key in asyncio.run(read()):
+        state = f"revoked {key.revoked:%Y-%m-%d %H:%M}" if key.revoked else "valid"
+        click.echo(f"{key.id}  {key.created:%Y-%m-%d %H:%M}  {state:24}  {key.owner}  {key.name}")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+def revoke(key_id: str) -> None:
+    """Refuse an API key and its tokens from now on."""
+
+    async def refuse() -> None:
+        async with _keys() as store:
+            await store.revoke(key_id)
+
+    asyncio.run(refuse())
+    click.echo(f"key {key_id} is refused from now on, by every gateway within 2 seconds", err=True)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status. A deliberate failure is one line on stderr."""
     try:
@@ -114,6 +176,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"qfleet: this Python lacks {exc.name}: {remedy}", err=True)
         return 1
     return status if isinstance(status, int) else 0
+
+
+@contextlib.asynccontextmanager
+async def _keys() -> AsyncIterator[KeyStore]:
+    """The keys in the configured Redis, or else in that of the local stack, if it runs."""
+    from app.bootstrap import open_keys
+    from app.local.valkey import running_url
+
+    settings = _settings()
+    url = settings.redis or running_url(settings.data / "valkey")
+    async with open_keys(settings, url) as store:
+        yield store
+
+
+def _show_first_key(settings: Settings) -> None:
+    """Make the first API key if there is none; a gateway without Redis starts without it."""
+    from app.bootstrap import first_key, redis_url
+
+    try:
+        key = first_key(settings, redis_url(settings))
+    except Unavailable as exc:
+        click.echo(f"access: no first key was made: {exc.message}", err=True)
+        return
+    if key is not None:
+        click.echo(f"first key: {key}  (it is shown this once)", err=True)
 
 
 def _settings() -> Settings:

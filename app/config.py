@@ -8,6 +8,7 @@ Names carry the prefix ``QFLEET_``; nested limits join with two underscores, as 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +22,7 @@ MIB = 1024 * KIB
 
 
 class ProgramLimits(BaseModel):
-    """What one program may ask for; checked in the sandbox, on source and syntax tree."""
+    """What one program may ask for; checked in the sandbox, before anything is run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +46,31 @@ class ProgramLimits(BaseModel):
     controls: int = Field(default=12, gt=0, description="controls added by one ctrl modifier")
     power: int = Field(default=1024, gt=0, description="absolute value of an integer pow modifier")
     power_qubits: int = Field(default=6, gt=0, description="qubits under a fractional pow modifier")
-    shots: int = Field(default=1_000_000, gt=0, description="shots of one program")
+    shots: int = Field(
+        default=1_000_000, gt=0, description="shots of one task, or of one parameter set of a pub"
+    )
+    json_depth: int = Field(
+        default=32, gt=0, le=200, description="nesting of the JSON of params and circuit metadata"
+    )
+    json_values: int = Field(default=1_000_000, gt=0, description="values in that JSON")
+    metadata_bytes: int = Field(default=64 * KIB, gt=0, description="metadata of one circuit")
+    circuit_bytes: int = Field(
+        default=16 * MIB, gt=0, description="decompressed QPY of all circuits of a program"
+    )
+    array_bytes: int = Field(default=64 * MIB, gt=0, description="decompressed arrays of a program")
+    pubs: int = Field(default=1000, gt=0, description="pubs of one program")
+    parameter_sets: int = Field(
+        default=10_000, gt=0, description="parameter sets of all pubs of a program"
+    )
+    observables: int = Field(
+        default=100_000, gt=0, description="observables of all pubs of a program"
+    )
+    terms: int = Field(
+        default=500_000, gt=0, description="Pauli strings in all observables of a program"
+    )
+    total_shots: int = Field(
+        default=10_000_000, gt=0, description="shots of all parameter sets of all pubs of a program"
+    )
 
 
 class SandboxLimits(BaseModel):
@@ -82,6 +107,17 @@ class HttpLimits(BaseModel):
     waiters: int = Field(default=1000, gt=0, description="requests that may wait at the same time")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server at that address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    # Python before 3.13 does not look into an IPv4 address that is written as an IPv6 one.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def default_slots() -> int:
     """One slot per core this process may use."""
     return len(os.sched_getaffinity(0))
@@ -108,6 +144,14 @@ class Settings(BaseSettings):
     )
     executors: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("aer",), description="executors a worker serves, separated by commas"
+    )
+    aliases: Annotated[dict[str, str], NoDecode] = Field(
+        default={}, description="further names of backends: NAME=METADATA@EXECUTOR, …"
+    )
+    simulator_qubits: int = Field(
+        default=30,
+        gt=0,
+        description="qubits of simulator backends while no worker says how many it can hold",
     )
     slots: int = Field(
         default_factory=default_slots,
@@ -152,6 +196,25 @@ class Settings(BaseSettings):
         description="password of Redis, when redis_url is not given",
     )
 
+    auth: Literal["auto", "on", "off"] = Field(
+        default="auto", description="whether callers need a key; auto: unless host is loopback"
+    )
+    bootstrap_key: str | None = Field(
+        default=None,
+        repr=False,
+        min_length=8,
+        max_length=256,
+        pattern=r"^[A-Za-z0-9_+/=-]+$",
+        description="an API key of owner `admin`, valid as long as it stands here",
+    )
+    secret: str | None = Field(
+        default=None,
+        repr=False,
+        min_length=32,
+        description="digests of keys and tokens depend on it; without it one is kept in Redis",
+    )
+    token_s: float = Field(default=3600.0, ge=600, description="how long a token is good for")
+
     default_shots: int = Field(default=1024, gt=0, description="shots of a task that names none")
     lease_s: float = Field(default=15.0, gt=0, description="silence before a worker's jobs go back")
     beat_s: float = Field(default=1.0, gt=0, description="time between two heartbeats of a worker")
@@ -168,6 +231,14 @@ class Settings(BaseSettings):
     )
     idempotency_s: float = Field(
         default=86400.0, gt=0, description="how long an Idempotency-Key is remembered"
+    )
+    session_max_s: int = Field(
+        default=28_800,
+        gt=0,
+        description="longest max_ttl of a session, and what it is if not given",
+    )
+    session_interactive_s: int = Field(
+        default=60, gt=0, description="how long a session with nothing to do stays active"
     )
     max_queued: int = Field(default=100_000, gt=0, description="queued jobs of one executor")
     max_queued_per_owner: int = Field(
@@ -192,6 +263,23 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _split_aliases(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        aliases = {name.strip(): backend.strip() for name, _, backend in pairs}
+        if len(aliases) < len(pairs) or not all(aliases.values()):
+            message = "give each name once, as NAME=METADATA@EXECUTOR"
+            raise ValueError(message)
+        return aliases
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether callers must prove who they are."""
+        return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.host))
 
     @property
     def redis(self) -> str | None:

@@ -7,8 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from app.backends.names import SIMULATOR, BackendName
-from app.errors import BackendNotFound, InvalidProgram, LimitExceeded, Unavailable
+from app.errors import InvalidProgram, LimitExceeded, Unavailable
 from app.jobs.job import JobStatus
 from app.primitives.programs import QASM3_CHECK
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from app.auth.principal import Principal
+    from app.backends.catalog import Backend, Catalog
     from app.jobs.events import JobEvents
     from app.jobs.job import Job, JobFilter, JobPage, Submission, WorkerReport
     from app.jobs.session import Session, SessionRequest, Workload
@@ -42,6 +42,7 @@ class Dispatcher:
         store: JobStore,
         sessions: SessionStore,
         events: JobEvents,
+        catalog: Catalog,
         wakeup: Callable[[str], str],
         executors: Sequence[str],
     ) -> None:
@@ -51,10 +52,12 @@ class Dispatcher:
             store: where jobs are.
             sessions: where sessions are.
             events: says when a job is final.
+            catalog: which backends there are.
             wakeup: gives the message that wakes a worker of an executor.
             executors: executors that are known even while no worker of theirs lives.
         """
         self._store = store
+        self._catalog = catalog
         self._sessions = sessions
         self._events = events
         self._wakeup = wakeup
@@ -85,7 +88,7 @@ class Dispatcher:
         return await self._store.add(
             scope=principal.scope,
             executor=backend.executor,
-            submission=submission,
+            submission=replace(submission, target=backend.metadata),
             wakeup=self._wakeup(backend.executor),
         )
 
@@ -287,18 +290,13 @@ class Dispatcher:
         """
         await self._store.check()
 
-    async def _backend(self, name: str) -> BackendName:
-        backend = BackendName.of(name)
-        if backend.metadata != SIMULATOR:
-            message = f"there is no backend {name!r}; the metadata half can be {SIMULATOR!r}"
-            raise BackendNotFound(message, allowed=[SIMULATOR])
+    async def _backend(self, name: str) -> Backend:
+        """What a name stands for; an executor may come with a worker that nobody announced."""
         known = self._executors
-        if backend.executor not in known:
+        executor = name.partition("@")[2]
+        if executor and executor not in known:
             known |= (await self.fleet()).live
-        if backend.executor not in known:
-            message = f"no executor {backend.executor!r} is in the fleet; there are {sorted(known)}"
-            raise BackendNotFound(message, allowed=sorted(known))
-        return backend
+        return self._catalog.resolve(name, known)
 
 
 def _invalid_program(details: Mapping[str, Any]) -> InvalidProgram:

@@ -264,6 +264,7 @@ class Runner:
                 result=reply.result,
                 failure=reply.failure,
                 metadata=reply.metadata,
+                log=reply.output,
             )
         return None
 
@@ -271,11 +272,12 @@ class Runner:
         return Request(
             job_id=claim.job.id,
             program_id=claim.job.program_id,
-            target=claim.job.backend.partition("@")[0],
+            target=claim.job.target,
             executor=claim.job.executor,
             params=claim.params,
             limits=self._limits,
             resources=self._resources,
+            log_level=claim.job.log_level,
         )
 
     def _limit_of(self, claim: Claim) -> float:
@@ -331,6 +333,7 @@ def _ended(
         status=status,
         failure=failure_of(error),
         reason_code=reason_code,
+        log=str(error),
     )
 
 

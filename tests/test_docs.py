@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel
 
 from app import errors
 from app.api.errors import status_of
+from app.api.runtime.errors import number_of
 from app.config import MIB, Settings
 from app.lua.keys import CANCEL_CHANNEL, DONE_CHANNEL, SCHEMA
 from app.telemetry.metrics import METRICS
@@ -36,7 +37,7 @@ def default_of(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "one per core"
     value = field.default
-    if value is None:
+    if value is None or value == {}:
         return "–"
     if isinstance(value, tuple):
         value = ",".join(value)
@@ -67,7 +68,11 @@ def status_row(error: type[errors.ServiceError]) -> str:
     status = status_of(error.__new__(error))
     told = issubclass(error, errors.JobFailure) and error is not errors.InvalidProgram
     meaning = (error.__doc__ or "").splitlines()[0].replace("``", "`")
-    return f"| `{error.code}` | {'–' if told else status.value} | {meaning} | {error.remedy} |"
+    number = number_of(error)
+    return (
+        f"| `{error.code}` | {number} | {'–' if told else status.value}"
+        f" | {meaning} | {error.remedy} |"
+    )
 
 
 def test_every_setting_is_in_the_reference() -> None:
@@ -110,7 +115,14 @@ def test_every_metric_is_in_the_reference() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", ".env.docker", "docs/howto/containers.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        ".env.docker",
+        "docs/howto/containers.md",
+        "docs/howto/keys.md",
+    ],
 )
 def test_every_variable_that_people_are_told_of_exists(page: str) -> None:
     compose = (ROOT / "docker-compose.yaml").read_text()

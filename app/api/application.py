@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from fastapi import FastAPI
 
 import app
-from app.api import docs, errors, health, metrics, root, tasks
+from app.api import docs, errors, health, identity, metrics, root, tasks
+from app.api.body import SCHEMAS
 from app.api.dependencies import Services, Waiters
+from app.api.hosts import CatalogHost
 from app.api.middleware import Guard
+from app.api.runtime import account, backends, sessions
+from app.api.runtime import jobs as runtime_jobs
+from app.api.runtime.errors import MOUNTS, REFUSAL_SCHEMA, REFUSALS
 from app.telemetry.metrics import HttpMetrics
 
 if TYPE_CHECKING:
@@ -18,15 +24,19 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from app.auth.identity import Identity
+    from app.backends.catalog import Catalog
     from app.config import Settings
     from app.dispatcher import Dispatcher
 
 DESCRIPTION = """Runs quantum circuits on a fleet of workers.
 
-Post OpenQASM 3 to `/tasks`, read the counts at `/tasks/{task_id}`. Every refusal is a problem
-document (RFC 9457) with a stable `code` and the `request_id` that the logs know it by."""
+Post OpenQASM 3 to `/tasks`, read the counts at `/tasks/{task_id}`; or let the Qiskit client use
+`/api/v1`. Every refusal is a problem document (RFC 9457) with a stable `code` and the `request_id`
+that the logs know it by; those of `/api/v1` have the shape that the Qiskit client reads."""
 
-ROUTERS = (root.router, tasks.router, health.router, metrics.router, docs.router)
+RUNTIME_ROUTERS = (backends.router, runtime_jobs.router, sessions.router, account.router)
+ROUTERS = (root.router, tasks.router, identity.router, health.router, metrics.router, docs.router)
 
 
 class Gateway(FastAPI):
@@ -41,7 +51,7 @@ class Gateway(FastAPI):
         """FastAPI's own layers, with the guard outside of them."""
         services: Services = self.state.services
         return Guard(
-            super().build_middleware_stack(),
+            CatalogHost(super().build_middleware_stack()),
             limits=services.settings.http,
             metrics=services.metrics,
         )
@@ -51,6 +61,12 @@ class Gateway(FastAPI):
         document = super().openapi()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas["Problem"] = errors.Problem.model_json_schema()
+        schemas["Refusal"] = REFUSAL_SCHEMA
+        _, bodies = msgspec.json.schema_components(
+            (runtime_jobs.JobRequest, runtime_jobs.TagRequest, *sessions.REQUESTS),
+            ref_template=SCHEMAS + "{name}",
+        )
+        schemas |= bodies
         return document
 
 
@@ -58,6 +74,8 @@ def create_app(
     *,
     settings: Settings,
     dispatcher: Dispatcher,
+    catalog: Catalog,
+    identity: Identity,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
     """The HTTP application.
@@ -65,11 +83,15 @@ def create_app(
     Args:
         settings: limits and defaults.
         dispatcher: what callers can do.
+        catalog: the backends.
+        identity: who they are.
         lifespan: what runs as long as the application serves.
     """
     services = Services(
         settings=settings,
         dispatcher=dispatcher,
+        catalog=catalog,
+        identity=identity,
         metrics=HttpMetrics(),
         waiters=Waiters(settings.http.waiters),
     )
@@ -86,4 +108,10 @@ def create_app(
     errors.install(gateway)
     for router in ROUTERS:
         gateway.include_router(router)
+    for mount in MOUNTS:
+        for router in RUNTIME_ROUTERS:
+            # Described once: all mounts are the same.
+            gateway.include_router(
+                router, prefix=mount, responses=REFUSALS, include_in_schema=mount == MOUNTS[0]
+            )
     return gateway

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.api.errors import SHOWN_NAME_CHARS
-from app.errors import MalformedJson, UnsupportedMediaType
+from app.errors import InvalidRequest, MalformedJson, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 THREAD_BYTES = 1024 * 1024
 #: Longest integer; none that means something here is longer.
 INTEGER_CHARS = 32
+IDEMPOTENCY_KEY_CHARS = 256
+
+
+#: Where the API's description keeps its schemas.
+SCHEMAS = "#/components/schemas/"
+
+
+def body_of(schema: str) -> dict[str, Any]:
+    """What a route's description says of a body that it decodes itself."""
+    content = {"application/json": {"schema": {"$ref": f"{SCHEMAS}{schema}"}}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def read_json(request: Request) -> object:
@@ -25,15 +36,38 @@ async def read_json(request: Request) -> object:
         UnsupportedMediaType: it is not declared as JSON.
         MalformedJson: it is not JSON.
     """
+    require_json(request)
+    body = await request.body()
+    if len(body) > THREAD_BYTES:
+        return await asyncio.to_thread(parse, body)
+    return parse(body)
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body that is not declared as JSON.
+
+    Raises:
+        UnsupportedMediaType: it is not.
+    """
     media_type = request.headers.get("content-type", "")
     if media_type.partition(";")[0].strip().lower() != "application/json":
         sent = repr(media_type[:SHOWN_NAME_CHARS]) if media_type else "no Content-Type"
         message = f"the request came with {sent}; send JSON with `Content-Type: application/json`"
         raise UnsupportedMediaType(message)
-    body = await request.body()
-    if len(body) > THREAD_BYTES:
-        return await asyncio.to_thread(parse, body)
-    return parse(body)
+
+
+def idempotency_key_of(given: str | None) -> str | None:
+    """The Idempotency-Key that came.
+
+    Raises:
+        InvalidRequest: it is no key.
+    """
+    if given is None:
+        return None
+    if not (given.isascii() and given.isprintable() and 0 < len(given) <= IDEMPOTENCY_KEY_CHARS):
+        message = f"an Idempotency-Key is 1 to {IDEMPOTENCY_KEY_CHARS} printable ASCII characters"
+        raise InvalidRequest(message, sent=len(given), allowed=IDEMPOTENCY_KEY_CHARS)
+    return given
 
 
 def parse(body: bytes) -> object:

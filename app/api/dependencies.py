@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
+from fastapi.security import APIKeyHeader
 
-from app.auth.principal import LOCAL, Principal
-from app.config import Settings
+from app.auth.identity import Identity
+from app.auth.principal import Principal
+from app.backends.catalog import Catalog
+from app.config import Settings, is_loopback
 from app.dispatcher import Dispatcher
+from app.errors import NotAuthorized
 from app.telemetry.metrics import HttpMetrics
 
 
@@ -41,6 +45,8 @@ class Services:
 
     settings: Settings
     dispatcher: Dispatcher
+    catalog: Catalog
+    identity: Identity
     metrics: HttpMetrics
     waiters: Waiters
 
@@ -51,10 +57,54 @@ async def services_of(request: Request) -> Services:
     return services
 
 
-async def principal_of() -> Principal:
-    """Everybody is the same caller, as long as the service does not ask for a key."""
-    return LOCAL
-
-
 Shared = Annotated[Services, Depends(services_of)]
+
+#: Read as it comes; declared like this so that the description of the API names it.
+Authorization = Annotated[
+    str | None,
+    Depends(
+        APIKeyHeader(
+            name="Authorization",
+            scheme_name="key",
+            description="`Bearer TOKEN` or `apikey KEY`, where the service asks for keys",
+            auto_error=False,
+        )
+    ),
+]
+
+
+async def principal_of(
+    request: Request,
+    services: Shared,
+    authorization: Authorization,
+    service_crn: Annotated[
+        str | None, Header(alias="Service-CRN", description="CRN or name of an instance")
+    ] = None,
+) -> Principal:
+    """The caller.
+
+    Raises:
+        NotAuthorized: no valid credential came.
+        InstanceNotFound: the caller has no such instance.
+    """
+    settings = services.settings
+    if settings.auth == "auto" and not settings.asks_for_keys and _came_from_outside(request):
+        message = (
+            "the gateway listens on an address that QFLEET_HOST does not name; set QFLEET_HOST to"
+            " it and callers are asked for keys, or set QFLEET_AUTH to on or off"
+        )
+        raise NotAuthorized(message)
+    return await services.identity.principal(authorization=authorization, instance=service_crn)
+
+
+def _came_from_outside(request: Request) -> bool:
+    """Whether the connection was not made to a loopback address.
+
+    ``uvicorn app.main:app --host 0.0.0.0`` listens where no setting tells us.
+    """
+    host, port = request.scope.get("server") or ("", None)
+    # Without a port it is no network address: a Unix socket, or no server at all.
+    return port is not None and not is_loopback(host)
+
+
 Caller = Annotated[Principal, Depends(principal_of)]

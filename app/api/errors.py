@@ -1,4 +1,7 @@
-"""Which answer does a failure get? A status, and the one shape of every refusal (RFC 9457)."""
+"""Which answer does a failure get? A status, and one of two shapes of a refusal.
+
+RFC 9457 problem documents; IBM's shape where its clients ask (``app/api/runtime/errors.py``).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app import errors
+from app.api.runtime.errors import is_runtime, refusal
 from app.errors import InvalidRequest, ServiceError
 
 if TYPE_CHECKING:
@@ -50,6 +54,9 @@ RETRY_AFTER_S = {HTTPStatus.TOO_MANY_REQUESTS: 5, HTTPStatus.SERVICE_UNAVAILABLE
 #: Nobody reads this status: the client has gone. It shows in the access log (nginx's number).
 CLIENT_GONE = 499
 
+#: What an answer says of the credentials it misses (RFC 9110, 11.6.1).
+CHALLENGE = {HTTPStatus.UNAUTHORIZED: 'Bearer realm="qfleet"'}
+
 MEDIA_TYPE = "application/problem+json"
 
 #: Most faults of one request that are told, and the longest name of a field that is repeated.
@@ -77,6 +84,7 @@ def status_of(error: ServiceError) -> HTTPStatus:
 
 def problem(
     *,
+    path: str,
     status: HTTPStatus,
     code: str,
     detail: str,
@@ -84,7 +92,16 @@ def problem(
     details: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The answer to a request that is refused."""
+    """The answer to a request that is refused, in the shape that belongs to its path."""
+    told_headers = dict(headers or {})
+    if status in RETRY_AFTER_S:
+        told_headers["retry-after"] = str(RETRY_AFTER_S[status])
+    if status in CHALLENGE:
+        told_headers["www-authenticate"] = CHALLENGE[status]
+    if is_runtime(path):
+        return refusal(
+            status=status, code=code, message=detail, request_id=request_id, headers=told_headers
+        )
     members = {
         "type": "about:blank",
         "title": status.phrase,
@@ -95,19 +112,19 @@ def problem(
     }
     told = {name: value for name, value in (details or {}).items() if value is not None}
     document = members | told | members
-    retry_s = RETRY_AFTER_S.get(status)
     return Response(
         # ASCII with escapes: what a caller sent and we repeat may not be encodable.
         json.dumps(document, default=str).encode(),
         status_code=status,
-        headers=dict(headers or {}) | ({"retry-after": str(retry_s)} if retry_s else {}),
+        headers=told_headers,
         media_type=MEDIA_TYPE,
     )
 
 
-def problem_of(error: ServiceError, request_id: str) -> Response:
+def problem_of(error: ServiceError, *, path: str, request_id: str) -> Response:
     """The answer to a request that failed with this."""
     return problem(
+        path=path,
         status=status_of(error),
         code=error.code,
         detail=str(error),
@@ -151,18 +168,23 @@ def install(app: FastAPI) -> None:
 
 
 async def _service_error(request: Request, error: ServiceError) -> Response:
-    return problem_of(error, request.state.request_id)
+    return problem_of(error, path=request.url.path, request_id=request.state.request_id)
 
 
 async def _parameters_invalid(request: Request, error: RequestValidationError) -> Response:
     faults = faults_of(error.errors())
-    return problem_of(InvalidRequest(summary_of(faults), faults=faults), request.state.request_id)
+    return problem_of(
+        InvalidRequest(summary_of(faults), faults=faults),
+        path=request.url.path,
+        request_id=request.state.request_id,
+    )
 
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals: no such route, no such method."""
     status = HTTPStatus(error.status_code)
     return problem(
+        path=request.url.path,
         status=status,
         code=status.name.lower(),
         detail=str(error.detail),
@@ -178,6 +200,7 @@ async def _client_gone(_request: Request, _error: Exception) -> Response:
 async def _bug(request: Request, _error: Exception) -> Response:
     """Tell nothing but the request id: the server logs the traceback under it."""
     return problem(
+        path=request.url.path,
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
         code="internal_error",
         detail="something went wrong on our side; the log has it under this request id",

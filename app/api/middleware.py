@@ -173,7 +173,9 @@ class _Exchange:
         A server that closes while data lies unread makes the kernel reset the connection, and the
         client may lose the answer. So the rest is read and dropped, for as long as a body may take.
         """
-        response = problem_of(refusal, self._scope["state"]["request_id"])
+        response = problem_of(
+            refusal, path=self._scope["path"], request_id=self._scope["state"]["request_id"]
+        )
         self._status = response.status_code
         headers = self._with_headers([*response.raw_headers, (b"connection", b"close")])
         await self._send(

@@ -17,11 +17,11 @@ import structlog
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import ClientDisconnect
 
-from app.api.body import THREAD_BYTES, read_json
+from app.api.body import THREAD_BYTES, idempotency_key_of, read_json
 from app.api.dependencies import Caller, Services, Shared
 from app.api.errors import SHOWN_NAME_CHARS, faults_of, problem_responses, summary_of
+from app.api.waiting import while_connected
 from app.auth.principal import Principal
 from app.config import Settings
 from app.errors import BlankProgram, BodyTooLarge, InvalidRequest, JobNotFound, LimitExceeded
@@ -31,14 +31,15 @@ from app.primitives.programs import QASM3
 
 log = structlog.get_logger()
 
-router = APIRouter(prefix="/tasks", tags=["tasks"])
+router = APIRouter(
+    prefix="/tasks", tags=["tasks"], responses=problem_responses(HTTPStatus.UNAUTHORIZED)
+)
 
 #: The body keys of a source; the one used is the task's dialect.
 DIALECTS = ("qc", "circuit")
 DEFAULT_BACKEND = "simulator@aer"
 #: How long ``?validate=true`` waits for a worker to read the program.
 VALIDATE_S = 10.0
-IDEMPOTENCY_KEY_CHARS = 256
 SEED_MAX = 2**63 - 1
 
 #: What a body is, said with every body that is not one.
@@ -253,7 +254,7 @@ async def submit(
         backend=task.backend,
         dialect=task.dialect,
         tags=tuple(task.tags),
-        idempotency_key=_idempotency_key(idempotency_key),
+        idempotency_key=idempotency_key_of(idempotency_key),
         request_id=request.state.request_id,
     )
     if validate:
@@ -421,15 +422,6 @@ def _check_id(task_id: str) -> None:
     structlog.contextvars.bind_contextvars(job_id=task_id)
 
 
-def _idempotency_key(given: str | None) -> str | None:
-    if given is None:
-        return None
-    if not (given.isascii() and given.isprintable() and 0 < len(given) <= IDEMPOTENCY_KEY_CHARS):
-        message = f"an Idempotency-Key is 1 to {IDEMPOTENCY_KEY_CHARS} printable ASCII characters"
-        raise InvalidRequest(message, sent=len(given), allowed=IDEMPOTENCY_KEY_CHARS)
-    return given
-
-
 async def _job(
     request: Request, services: Services, caller: Principal, task_id: str, wait_s: float
 ) -> Job:
@@ -437,32 +429,7 @@ async def _job(
     if wait_s == 0 or services.waiters.is_full:
         return await services.dispatcher.read(caller, task_id)
     with services.waiters:
-        return await _while_connected(
-            request, asyncio.ensure_future(services.dispatcher.wait(caller, task_id, wait_s))
-        )
-
-
-async def _while_connected(request: Request, answer: asyncio.Future[Job]) -> Job:
-    """What comes, unless the client goes first.
-
-    Raises:
-        ClientDisconnect: it went; nobody waits any more.
-    """
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        gone.result()
-        raise ClientDisconnect
-    finally:
-        answer.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        return await while_connected(request, services.dispatcher.wait(caller, task_id, wait_s))
 
 
 async def _completed(services: Services, job: Job) -> Response:

@@ -1,1 +1,1 @@
-"""What a device claims to be: backend names."""
+"""What a backend claims to be: its name, its configuration and its properties."""

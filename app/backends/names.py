@@ -9,8 +9,16 @@ from app.errors import BackendNotFound
 
 #: The metadata half of the ideal, all-to-all simulator.
 SIMULATOR = "simulator"
+#: How the name of a dry run's backend begins.
+MOCK = "mock"
 
+_FIRST_PART = re.compile("[^_]+")
 _NAME = re.compile(r"(?P<metadata>[a-z][a-z0-9_]{0,63})@(?P<executor>[a-z][a-z0-9_]{0,31})")
+
+
+def mock_of(name: str) -> str:
+    """Where the Qiskit client sends what it was told to run dry on ``name``."""
+    return _FIRST_PART.sub(MOCK, name, count=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from app.primitives.programs import CountsResult, QasmProgram, Target
+    from app.primitives.programs import Program, Result, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,12 @@ class Executor(Protocol):
     The sandbox calls it, one run at a time. Nothing is known here of jobs, users or queues.
     """
 
-    def run(self, program: QasmProgram, target: Target) -> CountsResult:
+    def run(self, program: Program, target: Target) -> Result:
         """Run ``program`` as ``target`` would.
 
         Raises:
-            InvalidProgram: the program has nothing to report, because it has no classical bits.
+            InvalidProgram: a circuit has no classical bits to report, its observables and
+                parameter values do not fit together, or an option is not valid.
             ProgramTooLarge: the run would need more than the resources of this executor.
             ExecutionError: the program cannot be run here.
         """

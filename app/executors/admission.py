@@ -25,9 +25,20 @@ def statevector_bytes(qubits: int, states: int = 1) -> int:
     return int(BASE_BYTES + AMPLITUDE_BYTES * 2**qubits * states)
 
 
+def largest_statevector(memory_bytes: int) -> int:
+    """Qubits of the largest state vector that fits; 0 when none does."""
+    amplitudes = max(1, (memory_bytes - BASE_BYTES) // AMPLITUDE_BYTES)
+    return amplitudes.bit_length() - 1
+
+
 def shots_bytes(shots: int, clbits: int) -> int:
     """Memory of the outcomes of ``shots`` samples, while Aer collects them."""
     return shots * (SHOT_BYTES + (clbits + 7) // 8)
+
+
+def counts_bytes(shots: int, clbits: int) -> int:
+    """Memory of ``shots`` different outcomes, Aer's and ours; measured 360 bytes of 60 bits."""
+    return 2 * shots_bytes(shots, clbits)
 
 
 def require_memory(needed: int, resources: Resources, *, what: str, remedy: str) -> None:
@@ -76,6 +87,30 @@ def require_result(*, shots: int, written: int, width: int, resources: Resources
             f"up to {outcomes} different bitstrings of {width} characters may occur, "
             f"{needed} bytes; {resources.max_result_bytes} bytes are allowed. "
             "Ask for fewer shots or measure fewer bits."
+        )
+        raise ProgramTooLarge(
+            message, needed_bytes=needed, allowed_bytes=resources.max_result_bytes
+        )
+
+
+def require_encoded(size: int, resources: Resources, *, what: str) -> None:
+    """Refuse a run whose arrays would be larger, in base64, than a result may be.
+
+    Random bits cannot be compressed.
+
+    Args:
+        size: bytes of all arrays.
+        resources: what is allowed.
+        what: the run in the caller's words.
+
+    Raises:
+        ProgramTooLarge: they would be.
+    """
+    needed = size * 4 // 3
+    if needed > resources.max_result_bytes:
+        message = (
+            f"{what} would give a result of {needed} bytes; {resources.max_result_bytes} are "
+            "allowed. Ask for fewer shots or parameter sets, or submit the pubs one by one."
         )
         raise ProgramTooLarge(
             message, needed_bytes=needed, allowed_bytes=resources.max_result_bytes

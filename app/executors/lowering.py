@@ -39,6 +39,7 @@ from qiskit.circuit.library import MCPhaseGate, MCXGate, UnitaryGate
 from qiskit.transpiler.passes import HighLevelSynthesis
 
 from app.errors import ExecutionError
+from app.executors.angles import Angles
 from app.executors.conditions import Condition, aer_expression, bits_equal
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Step(NamedTuple):
     name: str
     qubits: tuple[int, ...] = ()
     clbits: tuple[int, ...] = ()
-    #: angles; the matrix of a ``unitary``; the label of a jump or mark.
+    #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark.
     params: tuple[Any, ...] = ()
     #: of a jump: taken only if it holds.
     condition: Condition | None = None
@@ -93,17 +94,27 @@ class _Loop:
     continue_label: str | None = None
 
 
-def lower(circuit: QuantumCircuit, gates: frozenset[str]) -> list[Step]:
+def lower(
+    circuit: QuantumCircuit,
+    gates: frozenset[str],
+    angles: Angles | None = None,
+    *,
+    keep_identities: bool = False,
+) -> list[Step]:
     """Flatten ``circuit``; barriers, delays and global phases, which nothing sees, disappear.
 
     Args:
         circuit: the circuit; its names need not be trusted.
         gates: names of the gates that may appear in the answer; others are decomposed.
+        angles: where angles that depend on parameters get their slots; without it, a parameter
+            has no value.
+        keep_identities: whether ``id`` gates are kept, because they are noisy.
 
     Raises:
-        ExecutionError: an operation has no definition, or a condition cannot be evaluated.
+        ExecutionError: an operation has no definition, a parameter no value, or a condition
+            cannot be evaluated.
     """
-    lowering = _Lowering(gates)
+    lowering = _Lowering(gates, angles or Angles(), keep_identities=keep_identities)
     qubits = {qubit: index for index, qubit in enumerate(circuit.qubits)}
     clbits = {clbit: index for index, clbit in enumerate(circuit.clbits)}
     lowering.block(circuit, _Scope(qubits=qubits, clbits=clbits, bindings={}, loop=None))
@@ -111,9 +122,11 @@ def lower(circuit: QuantumCircuit, gates: frozenset[str]) -> list[Step]:
 
 
 class _Lowering:
-    def __init__(self, gates: frozenset[str]) -> None:
+    def __init__(self, gates: frozenset[str], angles: Angles, *, keep_identities: bool) -> None:
         self.steps: list[Step] = []
         self._gates = gates
+        self._angles = angles
+        self._keep_identities = keep_identities
         self._labels = count()
 
     def block(self, circuit: QuantumCircuit, scope: _Scope) -> None:
@@ -127,10 +140,10 @@ class _Lowering:
     def _gate(
         self, name: str, instruction: CircuitInstruction, params: Sequence[Any], scope: _Scope
     ) -> None:
-        if name == "id":
+        if name == "id" and not self._keep_identities:
             return
         qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
-        values = tuple(_bound(param, scope.bindings) for param in params)
+        values = tuple(_angle(param, scope.bindings, self._angles) for param in params)
         self.steps.append(Step(name, qubits, params=values))
 
     def _other(self, instruction: CircuitInstruction, scope: _Scope) -> None:
@@ -290,15 +303,23 @@ def _inner(
     return _Scope(qubits=qubits, clbits=clbits, bindings=scope.bindings, loop=loop)
 
 
-def _bound(param: Any, bindings: Mapping[Parameter, float]) -> Any:
+def _angle(param: Any, bindings: Mapping[Parameter, float], angles: Angles) -> Any:
     if not isinstance(param, ParameterExpression):
         return param
-    unbound = sorted(each.name for each in param.parameters if each not in bindings)
+    unbound = sorted(
+        each.name
+        for each in param.parameters
+        if each not in bindings and each not in angles.parameters
+    )
     if unbound:
         message = f"the program has parameters without a value: {', '.join(unbound)[:200]}"
         raise ExecutionError(message)
+    values = {each: bindings[each] for each in param.parameters if each in bindings}
     try:
-        value = float(param.bind({each: bindings[each] for each in param.parameters}))
+        partly = param.bind(values) if values else param
+        if partly.parameters:
+            return angles.slot(partly)
+        value = float(partly)
     except (ArithmeticError, CircuitError) as exc:
         message = (
             "an angle has no value for every turn of its loop: it divides by zero or overflows"

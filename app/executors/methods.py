@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 STATEVECTOR = "statevector"
 STABILIZER = "stabilizer"
 MATRIX_PRODUCT_STATE = "matrix_product_state"
+DENSITY_MATRIX = "density_matrix"
 #: nothing to simulate: every bit stays 0.
 NONE = "none"
 
 #: gates each method runs. ``diagonal`` and ``multiplexer`` are left out: with parameters of a wrong
 #: size Aer reads past their end.
 STATEVECTOR_GATES = frozenset(BASIS_GATES[STATEVECTOR]) - {"diagonal", "multiplexer"}
-MATRIX_PRODUCT_STATE_GATES = frozenset(BASIS_GATES[MATRIX_PRODUCT_STATE]) - {"diagonal"}
+#: gates that a matrix product state runs as well.
+COMMON_GATES = STATEVECTOR_GATES.intersection(BASIS_GATES[MATRIX_PRODUCT_STATE])
+_DENSITY_MATRIX_GATES = frozenset(BASIS_GATES[DENSITY_MATRIX])
 
 _CLIFFORD_GATES = frozenset(
     ("x", "y", "z", "h", "s", "sdg", "sx", "sxdg", "cx", "cy", "cz", "swap", "ecr")
@@ -86,6 +89,25 @@ def choose(reduced: Reduced, *, shots: int, memory_bytes: int) -> Method:
     if statevector_bytes(reduced.qubits) + per_shot > memory_bytes:
         return Method(name=MATRIX_PRODUCT_STATE, steps=())
     return Method(name=STATEVECTOR, steps=reduced.steps, states=states, draws=draws)
+
+
+def choose_noisy(reduced: Reduced, *, shots: int, memory_bytes: int) -> Method:
+    """Choose how noisy shots are simulated: each on its own, or all as one density matrix.
+
+    Gate errors are attached to gates by name, so these are never replaced by others.
+    """
+    if not reduced.written:
+        return Method(name=NONE, steps=())
+    per_shot = shots_bytes(shots, len(reduced.written))
+    if (
+        reduced.readout is not None
+        and 2**reduced.qubits <= shots
+        and statevector_bytes(2 * reduced.qubits) + per_shot <= memory_bytes
+        and all(step.name in _DENSITY_MATRIX_GATES for step in reduced.steps)
+    ):
+        return Method(name=DENSITY_MATRIX, steps=reduced.steps)
+    fits = statevector_bytes(reduced.qubits) + per_shot <= memory_bytes
+    return Method(name=STATEVECTOR if fits else MATRIX_PRODUCT_STATE, steps=reduced.steps)
 
 
 def _draws(reduced: Reduced, shots: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qiskit_aer.backends.backend_utils import cpp_execute_circuits
 from qiskit_aer.backends.controller_wrappers import AerCircuit, AerConfig, aer_controller_execute
 
@@ -20,12 +21,13 @@ from app.executors.lowering import JUMP, MARK, MEASURE, RESET, Step
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     import numpy.typing as npt
+    from qiskit_aer.noise import NoiseModel
 
 #: Aer's way to say that an operation is unconditional.
 _ALWAYS = -1
 _PROBABILITIES = "probabilities"
+_STATE = "state"
 #: parts of Aer's status texts that mean it ran out of memory.
 _OUT_OF_MEMORY = ("Insufficient memory", "Cannot allocate memory", "bad_alloc")
 
@@ -41,6 +43,8 @@ class Run:
     seed: int
     #: whether all branches that mid-circuit measurements open are held at the same time.
     branching: bool = False
+    #: of every operation; None: there is no noise.
+    noise: NoiseModel | None = None
 
 
 class Controller:
@@ -62,6 +66,12 @@ class Controller:
         circuit.save_state(list(qubits), "save_probabilities", "average", _PROBABILITIES)
         saved: npt.NDArray[np.float64] = self._data(circuit, run, shots=1)[_PROBABILITIES]
         return saved
+
+    def statevector(self, run: Run) -> npt.NDArray[np.complex128]:
+        """Give the final state, shape ``(2 ** qubits,)``; bit 0 of an index is qubit 0."""
+        circuit = _circuit(run, memory=0)
+        circuit.save_state(list(range(run.qubits)), "save_statevector", "single", _STATE)
+        return np.asarray(self._data(circuit, run, shots=1)[_STATE])
 
     def counts(
         self, run: Run, *, shots: int, memory: int = 0, readout: Sequence[int] = ()
@@ -85,7 +95,7 @@ class Controller:
         config = self._config(run)
         config.shots = shots
         config.memory_slots = circuit.num_memory
-        output = cpp_execute_circuits(self._controller, [circuit], None, config)
+        output = cpp_execute_circuits(self._controller, [circuit], run.noise, config)
         if not output["success"]:
             raise _failure(output["status"])
         data: dict[str, Any] = output["results"][0]["data"]

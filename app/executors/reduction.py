@@ -19,19 +19,78 @@ class Reduced:
     readout: dict[int, int] | None
     #: clbits that can be other than 0.
     written: frozenset[int]
+    #: what number each of the qubits had before.
+    origins: tuple[int, ...]
 
 
-def reduce(steps: list[Step]) -> Reduced:
+def reduce(steps: list[Step], *, fresh_read_zero: bool = True) -> Reduced:
     """Leave out what the classical bits do not depend on, and renumber the qubits.
 
     A circuit with jumps keeps all its operations: what is read later may depend on the way there.
+
+    Args:
+        steps: a lowered circuit.
+        fresh_read_zero: whether measuring a qubit that nothing acted on gives 0 for sure, which it
+            does not where measurements are noisy.
     """
-    if not any(step.name in (JUMP, MARK) for step in steps):
-        steps = _without_fresh(_visible(steps))
+    if not _jumps(steps):
+        steps = _visible(steps)
+        if fresh_read_zero:
+            steps = _without_fresh(steps)
         if _measures_at_the_end(steps):
             readout = {step.clbits[0]: step.qubits[0] for step in steps if step.name == MEASURE}
             return _renumbered([step for step in steps if step.name != MEASURE], readout)
     return _renumbered(steps, None)
+
+
+def components(steps: list[Step], *, fresh_read_zero: bool = True) -> list[list[Step]]:
+    """Split a circuit into parts that share no qubit and no clbit, so that each is run alone.
+
+    What no clbit depends on belongs to none of them. A circuit with jumps is one part.
+
+    Args:
+        steps: a lowered circuit.
+        fresh_read_zero: as in ``reduce``.
+    """
+    if _jumps(steps):
+        return [steps]
+    steps = _visible(steps)
+    if fresh_read_zero:
+        steps = _without_fresh(steps)
+    parts = _Parts()
+    for step in steps:
+        parts.join([*step.qubits, *(~clbit for clbit in step.clbits)])
+    apart: dict[int, list[Step]] = {}
+    for step in steps:
+        apart.setdefault(parts.of(step.qubits[0]), []).append(step)
+    return list(apart.values())
+
+
+class _Parts:
+    """Disjoint sets of bits, joined step by step; clbit ``i`` is ``~i``."""
+
+    def __init__(self) -> None:
+        self._parents: dict[int, int] = {}
+
+    def of(self, bit: int) -> int:
+        """Give the bit that stands for the set of ``bit``."""
+        parent = self._parents.setdefault(bit, bit)
+        while parent != bit:
+            # Every second look-up is shorter for the next one.
+            self._parents[bit] = self._parents[parent]
+            bit = self._parents[bit]
+            parent = self._parents[bit]
+        return bit
+
+    def join(self, bits: list[int]) -> None:
+        """Make the sets of ``bits`` one."""
+        first = self.of(bits[0])
+        for bit in bits[1:]:
+            self._parents[self.of(bit)] = first
+
+
+def _jumps(steps: list[Step]) -> bool:
+    return any(step.name in (JUMP, MARK) for step in steps)
 
 
 def _visible(steps: list[Step]) -> list[Step]:
@@ -93,4 +152,5 @@ def _renumbered(steps: list[Step], readout: dict[int, int] | None) -> Reduced:
         qubits=len(place),
         readout=None if readout is None else {c: place[q] for c, q in readout.items()},
         written=frozenset(written),
+        origins=tuple(place),
     )

@@ -74,7 +74,7 @@ class Submission:
     image: str = ""
     #: the calibration that was asked for; None: the only one there is.
     calibration_id: str | None = None
-    #: the metadata half of the backend, behind an alias too; empty: what ``backend`` says.
+    #: what the backend's name stands for, behind an alias too; set by the dispatcher.
     target: str = ""
     #: seconds for which the same submission without a key, if its answer did not arrive, is the
     #: same job; 0: it is always a new one.

@@ -67,7 +67,7 @@ def encode_submission(submission: Submission) -> list[str]:
         "log_level": submission.log_level,
         "image": submission.image,
         "calibration_id": submission.calibration_id or "",
-        "target": submission.target or submission.backend.partition("@")[0],
+        "target": submission.target,
     }
     return [part for field in fields.items() for part in field]
 

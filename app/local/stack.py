@@ -14,6 +14,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from app.auth.store import ADMIN
+from app.bootstrap import first_key
 from app.errors import ConfigurationInvalid, Unavailable
 from app.local import addresses
 from app.local.processes import Part, last_line, spawn
@@ -79,6 +81,7 @@ class LocalStack:
             _say("redis", "as configured; started and ended by others")
         if self._stop.is_set():
             return
+        self._say_who_may_call(url)
         environment = os.environ | {
             "QFLEET_REDIS_URL": url,
             "QFLEET_HOST": self._settings.host,
@@ -107,6 +110,15 @@ class LocalStack:
             _say("valkey", f"{valkey.version()} is ready, {DURABILITY[valkey.fsync]}")
         return valkey.url
 
+    def _say_who_may_call(self, redis_url: str) -> None:
+        if not self._settings.asks_for_keys:
+            _say("access", f"open: whoever reaches {self._settings.host} needs no key")
+            return
+        _say("access", "callers need a key: `python -m app keys create --owner NAME`")
+        key = first_key(self._settings, redis_url)
+        if key is not None:
+            _say("first key", f"{key}  (of owner {ADMIN}; it is shown this once)")
+
     def _start_program(
         self, name: str, command: str, environment: dict[str, str], grace_s: float
     ) -> None:
@@ -133,8 +145,9 @@ class LocalStack:
                 return
         url = addresses.url_of(self._settings.host, self._port)
         task = json.dumps({"circuit": BELL}).replace("'", "'\\''")
+        key = ' -H "Authorization: apikey $KEY"' if self._settings.asks_for_keys else ""
         _say("ready", f"{url}  (docs: {url}/docs)")
-        _say("try", f"curl -s {url}/tasks -H 'Content-Type: application/json' -d '{task}'")
+        _say("try", f"curl -s {url}/tasks{key} -H 'Content-Type: application/json' -d '{task}'")
         _say("stop", "Ctrl-C")
 
     def _is_healthy(self) -> bool:

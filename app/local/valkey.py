@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import statistics
@@ -62,7 +63,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """Where clients connect to, with the password."""
-        return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
+        return _url(self.port, self._password)
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the server; data of the last time is there again as soon as it is ready.
@@ -113,9 +114,7 @@ class EmbeddedValkey:
 
     def client(self) -> redis.Redis:
         """A client that fails at once; who made it closes it."""
-        return redis.Redis.from_url(
-            self.url, socket_timeout=_ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
+        return _client(self.url)
 
     def _command(self) -> list[str]:
         # The password goes through a file: arguments of a process are everybody's to read.
@@ -135,6 +134,25 @@ class EmbeddedValkey:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         return [str(server_binary()), str(configuration), *arguments]
+
+
+def running_url(folder: Path) -> str:
+    """Where clients connect to the server of that folder, which somebody else has started.
+
+    Raises:
+        ConfigurationInvalid: none runs there.
+    """
+    port, password = folder / "port", folder / "password"
+    if port.exists() and password.exists():
+        url = _url(int(port.read_text()), password.read_text().strip())
+        with contextlib.suppress(redis.RedisError), _client(url) as client:
+            client.ping()
+            return url
+    message = (
+        f"no Redis is configured, and no local stack runs in {folder.parent}: start one with"
+        " `python -m app up`, or set QFLEET_REDIS_URL (or QFLEET_DATA)"
+    )
+    raise ConfigurationInvalid(message)
 
 
 def server_binary() -> Path:
@@ -172,6 +190,14 @@ def _fsync_for(folder: Path) -> Literal["always", "everysec"]:
             times.append(time.perf_counter() - began)
     probe.unlink()
     return "always" if statistics.median(times) < ALWAYS_BELOW_S else "everysec"
+
+
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, socket_timeout=_ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
+
+
+def _url(port: int, password: str) -> str:
+    return f"redis://:{password}@{LOOPBACK}:{port}/0"
 
 
 def _port_of(folder: Path) -> int:

@@ -136,6 +136,26 @@ SCHEMA: tuple[Key, ...] = (
         type="string",
         content="job whose caller has no answer yet: the same request is the same job; expires",
     ),
+    Key(
+        pattern="apikey:{id}",
+        type="hash",
+        content="an API key: owner, name, digest (its text is nowhere), created, revoked",
+    ),
+    Key(
+        pattern="apikeys",
+        type="zset",
+        content="all API keys, the revoked ones too → when they were created",
+    ),
+    Key(
+        pattern="instances:{owner}",
+        type="hash",
+        content="the owner's instances → plan; `default` is one even if it is not here",
+    ),
+    Key(
+        pattern="secret",
+        type="string",
+        content="what digests and tokens are made with, unless QFLEET_SECRET says it",
+    ),
     Key(pattern="expiry", type="zset", content="final jobs → when they are deleted"),
     Key(
         pattern="dead",

@@ -9,14 +9,23 @@ import orjson
 
 from app.errors import InvalidProgram
 from app.primitives.params import decode_qasm_params
-from app.primitives.programs import QASM3, QASM3_CHECK, QasmProgram
+from app.primitives.programs import (
+    ESTIMATOR,
+    QASM3,
+    QASM3_CHECK,
+    SAMPLER,
+    CountsResult,
+    QasmProgram,
+)
 from app.primitives.qasm.load import load_circuit
+from app.primitives.runtime.pubs import decode_estimator, decode_sampler
+from app.primitives.runtime.results import encode_primitive_result
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
     from app.config import ProgramLimits
-    from app.primitives.programs import CountsResult
+    from app.primitives.programs import Program, Result
 
 
 #: Programs up to this size are remembered, so many of them. A child serves one owner, so nobody
@@ -25,14 +34,22 @@ REMEMBERED_CHARS = 16 * 1024
 REMEMBERED = 32
 
 
-def decode_program(program_id: str, params: bytes, limits: ProgramLimits) -> QasmProgram:
+def decode_program(program_id: str, params: bytes, limits: ProgramLimits) -> Program:
     """The program in params, validated and sanitised.
 
     Raises:
         InvalidProgram: it is not valid, or above a limit; the failure says where.
     """
-    if program_id not in (QASM3, QASM3_CHECK):
-        raise InvalidProgram("program_id", f"there is no program {program_id[:64]!r}")
+    if program_id in (QASM3, QASM3_CHECK):
+        return _decode_task(params, limits)
+    if program_id == SAMPLER:
+        return decode_sampler(params, limits)
+    if program_id == ESTIMATOR:
+        return decode_estimator(params, limits)
+    raise InvalidProgram("program_id", f"there is no program {program_id[:64]!r}")
+
+
+def _decode_task(params: bytes, limits: ProgramLimits) -> QasmProgram:
     task = decode_qasm_params(params)
     if not 1 <= task.shots <= limits.shots:
         message = f"{task.shots} shots; 1 to {limits.shots} are allowed"
@@ -48,6 +65,12 @@ def _remembered(source: str, limits: ProgramLimits) -> QuantumCircuit:
     return load_circuit(source, limits)
 
 
-def encode_result(result: CountsResult) -> bytes:
-    """The stored form of a result: ``{"counts": {bitstring: occurrences}, "metadata": {…}}``."""
-    return orjson.dumps({"counts": result.counts, "metadata": result.metadata})
+def encode_result(result: Result) -> bytes:
+    """The stored form of a result.
+
+    Of an OpenQASM task ``{"counts": {bitstring: occurrences}, "metadata": {…}}``, of a primitive
+    the typed JSON that the client's decoder reads.
+    """
+    if isinstance(result, CountsResult):
+        return orjson.dumps({"counts": result.counts, "metadata": result.metadata})
+    return encode_primitive_result(result)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     import numpy as np
     import numpy.typing as npt
@@ -141,6 +142,14 @@ class RegisterSamples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExecutionSpan:
+    """When all parameter sets and shots of one pub ran; aware UTC."""
+
+    started: datetime
+    finished: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplerPubResult:
     """What one pub of a sampler gave."""
 
@@ -148,6 +157,8 @@ class SamplerPubResult:
     shape: tuple[int, ...]
     #: register name → its samples, in the order in which the circuit declares them.
     registers: dict[str, RegisterSamples]
+    #: when it ran.
+    span: ExecutionSpan | None = None
     #: JSON values.
     metadata: dict[str, object] = field(default_factory=dict)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,9 @@ JOBS_FD = 3
 #: A service manager sends them to every process when the worker shall stop; but the worker drains,
 #: and ends its children with SIGKILL.
 WORKERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: How a log record reads: time in UTC, level, who, what.
+LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+LOG_TIME = "%Y-%m-%dT%H:%M:%S"
 #: Longest params of one job; the gateway has its own, smaller limit.
 PARAMS_BYTES = 1 << 30
 
@@ -52,13 +57,24 @@ def take_over(jobs_fd: int, output_fd: int) -> None:
 
 def serve(perform: Callable[[Request], Reply]) -> None:
     """Run jobs until the parent hangs up."""
+    _log_to_output()
     while prefix := _read(LENGTHS.size):
         header_bytes, body_bytes = decode_lengths(prefix, most_body=PARAMS_BYTES)
         header, body = _read(header_bytes), _read(body_bytes)
         request, cpu_limit_s = decode_request(header, body)
         limit_cpu(cpu_limit_s)
+        logging.getLogger().setLevel(request.log_level)
         reply = perform(request)
         _write(encode_reply(reply, Condition(rss_bytes=_rss_bytes())))
+
+
+def _log_to_output() -> None:
+    """Let Python's log be part of the job's output, which the worker keeps."""
+    formatter = logging.Formatter(LOG_FORMAT, LOG_TIME)
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.getLogger().handlers = [handler]
 
 
 def _read(count: int) -> bytes:

@@ -37,6 +37,8 @@ class Request:
     params: bytes
     limits: ProgramLimits
     resources: Resources
+    #: least severe log record that is written: a level's name.
+    log_level: str = "WARNING"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Reply:
     failure: Failure | None
     #: provenance of the run.
     metadata: dict[str, object] = field(default_factory=dict)
-    #: what the job wrote to stdout and stderr, cut to ``SandboxLimits.output_bytes``.
+    #: what the job logged and wrote to stdout and stderr, cut to ``SandboxLimits.output_bytes``.
     output: str = ""
 
 
@@ -95,6 +97,7 @@ def encode_request(request: Request, *, cpu_limit_s: float) -> bytes:
         "executor": request.executor,
         "limits": request.limits.model_dump(),
         "resources": asdict(request.resources),
+        "log_level": request.log_level,
         "cpu_limit_s": cpu_limit_s,
     }
     return encode_frame(header, request.params)
@@ -112,6 +115,7 @@ def decode_request(header: bytes, body: bytes) -> tuple[Request, float]:
         # The parent has validated them; doing it again costs more than a small parse.
         limits=ProgramLimits.model_construct(**document["limits"]),
         resources=Resources(**document["resources"]),
+        log_level=document["log_level"],
     )
     return request, document["cpu_limit_s"]
 

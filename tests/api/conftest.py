@@ -13,6 +13,8 @@ import structlog
 import uvicorn
 
 from app.api.application import create_app
+from app.auth.identity import Identity, OpenIdentity
+from app.backends.catalog import Catalog
 from app.config import HttpLimits, Settings
 from tests.api.fakes import FakeDispatcher
 
@@ -37,18 +39,30 @@ def dispatcher() -> FakeDispatcher:
     return FakeDispatcher()
 
 
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    return Catalog.load(aliases={"ibm_lab": "fake_manila@noisy"}, max_qubits=30)
+
+
 @pytest.fixture
-def make_app(dispatcher: FakeDispatcher) -> Callable[..., FastAPI]:
+def make_app(dispatcher: FakeDispatcher, catalog: Catalog) -> Callable[..., FastAPI]:
     """An application with limits of a test's own."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
 
-    def make(*, http: dict[str, object] | None = None, **settings: object) -> FastAPI:
+    def make(
+        *,
+        http: dict[str, object] | None = None,
+        identity: Identity | None = None,
+        **settings: object,
+    ) -> FastAPI:
         return create_app(
             settings=Settings(_env_file=None, http=HttpLimits(**(http or {})), **settings),
             dispatcher=dispatcher,
+            catalog=catalog,
+            identity=identity or OpenIdentity(token_s=3600),
             lifespan=lifespan,
         )
 

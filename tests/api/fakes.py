@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from app.errors import IdempotencyConflict, InvalidRequest, JobIsFinal, JobNotFound
 from app.jobs.job import Job, JobFilter, JobPage, JobStatus, WorkerReport
-from app.jobs.snapshot import Histogram, QueueFigures, RedisFigures, Snapshot
+from app.jobs.snapshot import Fleet, Histogram, QueueFigures, RedisFigures, Snapshot
 from app.lua.keys import BUCKETS_S
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class FakeDispatcher:
         self.results: dict[str, bytes] = {}
         self.changed: dict[str, asyncio.Event] = {}
         self.live: tuple[WorkerReport, ...] = (WORKER,)
+        self.current_fleet = Fleet(
+            live=frozenset({"aer", "noisy"}),
+            queued={"aer": 3, "auto": 1, "noisy": 0},
+            max_qubits=33,
+        )
         self.counters: dict[tuple[str, tuple[str, ...]], int] = {}
         self.histograms: dict[tuple[str, tuple[str, ...]], Histogram] = {}
         #: raised by every call.
@@ -154,6 +159,10 @@ class FakeDispatcher:
     async def workers(self) -> tuple[WorkerReport, ...]:
         await self._reach()
         return self.live
+
+    async def fleet(self) -> Fleet:
+        await self._reach()
+        return self.current_fleet
 
     async def snapshot(self) -> Snapshot:
         await self._reach()

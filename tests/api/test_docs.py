@@ -74,6 +74,11 @@ async def test_every_route_is_described(description: dict[str, Any]) -> None:
         "/",
         "/tasks",
         "/tasks/{task_id}",
+        "/identity/token",
+        "/v3/resources/search",
+        "/catalog/{plan}",
+        "/v2/resource_instances",
+        "/v2/resource_instances/{crn}",
         "/health",
         "/health/live",
         "/health/ready",
@@ -81,13 +86,31 @@ async def test_every_route_is_described(description: dict[str, Any]) -> None:
         "/health/celery",
         "/metrics",
         "/metrics.json",
+        "/api/v1/backends",
+        "/api/v1/backends/{name}/configuration",
+        "/api/v1/backends/{name}/properties",
+        "/api/v1/backends/{name}/status",
+        "/api/v1/instance",
+        "/api/v1/instances/usage",
+        "/api/v1/jobs",
+        "/api/v1/jobs/{job_id}",
+        "/api/v1/jobs/{job_id}/cancel",
+        "/api/v1/jobs/{job_id}/logs",
+        "/api/v1/jobs/{job_id}/metrics",
+        "/api/v1/jobs/{job_id}/results",
+        "/api/v1/jobs/{job_id}/tags",
+        "/api/v1/sessions",
+        "/api/v1/sessions/{session_id}",
+        "/api/v1/sessions/{session_id}/close",
+        "/api/v1/versions",
+        "/api/v1/workloads",
     }
 
 
 async def test_refusals_are_described_as_problems(description: dict[str, Any]) -> None:
     answers = description["paths"]["/tasks"]["post"]["responses"]
 
-    assert set(answers) == {"200", "400", "404", "408", "413", "415", "422", "429", "503"}
+    assert set(answers) == {"200", "400", "401", "404", "408", "413", "415", "422", "429", "503"}
     for status, answer in answers.items():
         if status != "200":
             assert list(answer["content"]) == ["application/problem+json"]

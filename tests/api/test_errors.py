@@ -38,13 +38,17 @@ def test_codes_are_one_per_failure() -> None:
 
 
 def test_what_no_encoding_can_hold_is_told_escaped() -> None:
-    answer = problem_of(InvalidRequest("half a pair: \ud800", name="\ud800"), "r1")
+    answer = problem_of(
+        InvalidRequest("half a pair: \ud800", name="\ud800"), path="/tasks", request_id="r1"
+    )
 
     assert b"\\ud800" in answer.body
 
 
 def test_details_do_not_replace_the_members_of_a_problem() -> None:
-    answer = problem_of(InvalidRequest("told", status="x", code="y", allowed=None), "r1")
+    answer = problem_of(
+        InvalidRequest("told", status="x", code="y", allowed=None), path="/tasks", request_id="r1"
+    )
 
     assert b'"status": 422' in answer.body
     assert b'"code": "invalid_request"' in answer.body

@@ -2,102 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import re
 import signal
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from app.local.addresses import free_port
-from app.local.stack import BELL
+from tests.local_stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from app.local.valkey import EmbeddedValkey
-
-
-class Stack:
-    """A stack as a person starts it, in a process of its own."""
-
-    def __init__(self, data: Path, **settings: str) -> None:
-        self.port = free_port()
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("QFLEET_", "REDIS_")) and name != "BROKER_URL"
-        }
-        own = {"QFLEET_DATA": str(data), "QFLEET_PORT": str(self.port), "QFLEET_SLOTS": "1"}
-        self.said: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", "up"],
-            env=clean | own | settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def wait_for(self, text: str) -> None:
-        """Read status lines up to one with this text."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(line)
-            if text in line:
-                return
-        raise AssertionError(f"it ended without {text!r}: {self.said}")
-
-    def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to the stack, children of children too."""
-        root = psutil.Process(self.process.pid)
-        return [root, *root.children(recursive=True)]
-
-    def part(self, name: str) -> psutil.Process:
-        """The process of a part: valkey-server, serve or celery."""
-        word = re.compile(rf"(^|[ /]){name}( |$)")
-        parts = psutil.Process(self.process.pid).children()
-        return next(part for part in parts if word.search(" ".join(part.cmdline())))
-
-    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            content = None if body is None else json.dumps(body)
-            connection.request(method, path, content, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
-        finally:
-            connection.close()
-
-    def run_bell(self) -> tuple[str, dict[str, Any]]:
-        """Run a circuit; gives the task's id and what became of it."""
-        status, task = self.request("POST", "/tasks", {"circuit": BELL, "shots": 1000, "seed": 1})
-        assert status == 200, task
-        return task["task_id"], self.read(task["task_id"])
-
-    def read(self, task_id: str) -> dict[str, Any]:
-        status, task = self.request("GET", f"/tasks/{task_id}?wait=20")
-        assert status == 200, task
-        return dict(task)
-
-    def interrupt(self) -> int:
-        """Ctrl-C; gives the exit status."""
-        self.process.send_signal(signal.SIGINT)
-        self.said += self.process.communicate(timeout=20)[0].splitlines(keepends=True)
-        return self.process.returncode
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -270,3 +187,28 @@ def test_a_worker_that_cannot_start_ends_the_stack_and_says_why(
 
     assert "worker did not start" in said
     assert "nonsense" in said
+
+
+def test_a_stack_that_asks_for_keys_shows_the_first_one_once(
+    start: Callable[..., Stack], data: Path
+) -> None:
+    stack = start(QFLEET_AUTH="on")
+    stack.wait_for("first key: ")
+    key = stack.said[-1].split()[2]
+    stack.wait_for("ready: ")
+
+    assert stack.request("GET", "/tasks")[0] == 401
+    assert stack.request("GET", "/tasks", Authorization=f"apikey {key}")[0] == 200
+    stack.interrupt()
+    again = start(QFLEET_AUTH="on")
+    again.wait_for("ready: ")
+
+    assert again.request("GET", "/tasks", Authorization=f"apikey {key}")[0] == 200
+    assert "".join(stack.said).count(key) == 1
+    assert "first key: " not in "".join(again.said)
+    kept = [path for path in data.rglob("*") if path.is_file()]
+    assert [path for path in kept if key.encode() in path.read_bytes()] == []
+
+
+def test_a_stack_says_whether_it_is_open(stack: Stack) -> None:
+    assert any(line.startswith("access: open: ") for line in stack.said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import platform
 import resource
@@ -150,6 +151,12 @@ def chatter(count: str) -> str:
     sys.stdout.flush()
     os.write(2, b"error")
     return "said"
+
+
+def logs(_: str) -> None:
+    """Write a record of every level."""
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger("job"), level)("said at %s", level)
 
 
 def environment(_: str) -> dict[str, str]:

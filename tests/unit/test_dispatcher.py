@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from app.auth.principal import LOCAL, Principal
+from app.backends.catalog import Catalog
 from app.dispatcher import Dispatcher
 from app.errors import (
     BackendNotFound,
@@ -54,6 +55,7 @@ async def dispatcher(redis_url: str) -> AsyncIterator[Dispatcher]:
         ),
         sessions=SessionStore(client=client, retention_s=1000),
         events=events,
+        catalog=Catalog.load(aliases={}, max_qubits=30),
         wakeup=lambda executor: f'{{"wake": "{executor}"}}',
         executors=["aer"],
     )
@@ -144,8 +146,8 @@ async def test_an_event_lost_with_the_connection_does_not_hang_a_waiter(
         ("simulator", "METADATA@EXECUTOR"),
         ("simulator@", "METADATA@EXECUTOR"),
         ("simulator@aer\n", "METADATA@EXECUTOR"),
-        ("fake_manila@aer", "can be 'simulator'"),
-        ("simulator@gpu", "no executor 'gpu'"),
+        ("fake_manilla@aer", "near yours \\['fake_manila"),
+        ("simulator@gpu", "executors are \\['aer'\\]"),
     ],
 )
 async def test_an_unknown_backend_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -66,10 +67,8 @@ def own_pool() -> Iterator[Callable[..., SandboxPool]]:
         pool.close()
 
 
-def ask(
-    slot: SandboxSlot, job: str, text: str = "", *, owner: str = "alice", time_limit_s: float = 30
-) -> Any:
-    request = Request(
+def asked(job: str, text: str = "", *, log_level: str = "WARNING") -> Request:
+    return Request(
         job_id="id",
         program_id=job,
         target="simulator",
@@ -77,8 +76,14 @@ def ask(
         params=text.encode(),
         limits=ProgramLimits(),
         resources=RESOURCES,
+        log_level=log_level,
     )
-    reply = slot.run(owner=owner, request=request, time_limit_s=time_limit_s)
+
+
+def ask(
+    slot: SandboxSlot, job: str, text: str = "", *, owner: str = "alice", time_limit_s: float = 30
+) -> Any:
+    reply = slot.run(owner=owner, request=asked(job, text), time_limit_s=time_limit_s)
     assert reply.result is not None
     return orjson.loads(reply.result)
 
@@ -277,18 +282,23 @@ def test_a_result_beyond_the_limit_is_refused(slot: SandboxSlot) -> None:
 
 
 def test_output_is_kept_readable_and_cut(slot: SandboxSlot) -> None:
-    request = Request(
-        job_id="id",
-        program_id="chatter",
-        target="simulator",
-        executor="aer",
-        params=b"500000",
-        limits=ProgramLimits(),
-        resources=RESOURCES,
-    )
-    reply = slot.run(owner="alice", request=request, time_limit_s=30)
+    reply = slot.run(owner="alice", request=asked("chatter", "500000"), time_limit_s=30)
     assert reply.output.startswith("[31mred[0mooo")
     assert len(reply.output) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("log_level", "kept"), [("WARNING", ["WARNING", "ERROR"]), ("ERROR", ["ERROR"])]
+)
+def test_what_a_job_logs_is_kept_from_its_level_on(
+    slot: SandboxSlot, log_level: str, kept: list[str]
+) -> None:
+    reply = slot.run(owner="alice", request=asked("logs", log_level=log_level), time_limit_s=30)
+
+    records = [line.split(" ", 2) for line in reply.output.splitlines()]
+    assert [level for _, level, _ in records] == kept
+    assert all(text == f"job: said at {level.lower()}" for _, level, text in records)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", time) for time, _, _ in records)
 
 
 # --- confinement ----------------------------------------------------------------------------------

@@ -24,14 +24,12 @@ from qiskit_qasm3_import.exceptions import ConversionError, raise_from_node
 from qiskit_qasm3_import.state import GateScope
 
 from app.primitives.qasm.place import MESSAGE_CHARS, Place, Rejected
+from app.primitives.sanitise import USER_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qiskit_qasm3_import.state import State
-
-#: Stands in front of every user-defined operation's name: simulators look at names.
-USER_PREFIX = "user__"
 
 _PLACED = re.compile(r"(\d+),(\d+): (.*)", re.DOTALL)
 _COMPARISONS = {

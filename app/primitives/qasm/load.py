@@ -11,7 +11,7 @@ from app.primitives.qasm.converter import convert
 from app.primitives.qasm.parser import parse
 from app.primitives.qasm.place import Rejected, invalid
 from app.primitives.qasm.prescan import prescan
-from app.primitives.qasm.sanitise import sanitise
+from app.primitives.sanitise import sanitise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

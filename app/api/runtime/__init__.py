@@ -1,0 +1,1 @@
+"""The Qiskit Runtime REST API, as its unmodified client speaks it."""

@@ -1,0 +1,265 @@
+"""Which options does the executor ``aer`` honour, and what does it say of the others?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+from qiskit.quantum_info import DensityMatrix, SparsePauliOp
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import (
+    NoiseModel,
+    ReadoutError,
+    amplitude_damping_error,
+    depolarizing_error,
+)
+
+from app.errors import InvalidProgram
+from app.executors.options import Options
+
+from .primitive_programs import (
+    estimate,
+    estimator_pub,
+    joined_counts,
+    provenance,
+    registers,
+    sample,
+    sampler_pub,
+    values,
+)
+
+SHOTS = 4000
+READOUT = {"type": "roerror", "operations": ["measure"], "probabilities": [[1, 0], [0, 1]]}
+#: 5 sigma of a frequency.
+FREQUENCY = 5 * (0.25 / SHOTS) ** 0.5
+
+
+def measured(qubits: int, *ones: int) -> QuantumCircuit:
+    circuit = QuantumCircuit(qubits)
+    if ones:
+        circuit.x(ones)
+    circuit.measure_all()
+    return circuit
+
+
+def simulator(model: NoiseModel, **others: Any) -> dict[str, object]:
+    return {"simulator": {"noise_model": model.to_dict(), **others}}
+
+
+def ones(result: Any, pub: int = 0) -> list[float]:
+    """Frequency of 1, qubit 0 first."""
+    bits = registers(result, pub)["meas"].to_bool_array(order="little")
+    frequencies: list[float] = bits.mean(axis=-2).tolist()
+    return frequencies
+
+
+# --- noise ------------------------------------------------------------------------------------
+
+
+def test_errors_stay_with_their_qubits_when_idle_ones_are_removed() -> None:
+    model = NoiseModel()
+    model.add_quantum_error(depolarizing_error(0.5, 1), ["x"], [5])
+    circuit = measured(9, 3, 5, 7)
+
+    result = sample(sampler_pub(circuit), options=simulator(model))
+
+    exact = [0, 0, 0, 1, 0, 0.75, 0, 1, 0]
+    assert abs(np.array(ones(result)) - exact).max() < FREQUENCY
+    assert result.metadata["options_without_effect"] == {}
+
+
+def test_a_qubit_that_nothing_acted_on_is_read_wrongly_too() -> None:
+    model = NoiseModel()
+    model.add_readout_error(ReadoutError([[0.9, 0.1], [0.3, 0.7]]), [1])
+    circuit = measured(3, 0)
+
+    result = sample(sampler_pub(circuit), options=simulator(model))
+
+    assert abs(np.array(ones(result)) - [1, 0.1, 0]).max() < FREQUENCY
+
+
+def test_identities_are_noisy() -> None:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(amplitude_damping_error(0.3), ["id"])
+    circuit = QuantumCircuit(1)
+    circuit.x(0)
+    circuit.id(0)
+    circuit.measure_all()
+
+    result = sample(sampler_pub(circuit), options=simulator(model))
+
+    assert abs(ones(result)[0] - 0.7) < FREQUENCY
+
+
+def noisy() -> NoiseModel:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(depolarizing_error(0.05, 2), ["cx"])
+    model.add_all_qubit_quantum_error(amplitude_damping_error(0.1), ["ry", "h"])
+    model.add_quantum_error(depolarizing_error(0.2, 1), ["ry"], [1])
+    model.add_all_qubit_readout_error(ReadoutError([[0.95, 0.05], [0.1, 0.9]]))
+    return model
+
+
+def entangling(qubits: int) -> QuantumCircuit:
+    angle = Parameter("a")
+    circuit = QuantumCircuit(qubits)
+    circuit.h(0)
+    for qubit in range(1, qubits):
+        circuit.cx(qubit - 1, qubit)
+        circuit.ry(angle * qubit, qubit)
+    return circuit
+
+
+@pytest.mark.parametrize(("shots", "method"), [(2000, "density_matrix"), (7, "statevector")])
+def test_noisy_samples_are_those_of_aer(shots: int, method: str) -> None:
+    circuit = entangling(3)
+    circuit.measure_all()
+    reference = AerSimulator(method="density_matrix", noise_model=noisy(), seed_simulator=1)
+    pub = sampler_pub(circuit, np.repeat([[0.2], [0.9]], 2000 // shots, axis=0), shots=shots)
+
+    result = sample(pub, options=simulator(noisy()))
+
+    assert provenance(result)["methods"] == [method]
+    bits = registers(result)["meas"].array.reshape(2, -1)
+    for row, angle in enumerate((0.2, 0.9)):
+        bound = circuit.assign_parameters([angle])
+        counts = reference.run(bound, shots=20_000).result().get_counts()
+        theirs = np.array([counts.get(format(outcome, "03b"), 0) for outcome in range(8)])
+        ours = np.bincount(bits[row], minlength=8)
+        # 5 sigma of a frequency of 1995 shots and more; the reference has ten times as many.
+        assert abs(theirs / 20_000 - ours / ours.sum()).max() < 5 * (0.25 * 1.1 / 1995) ** 0.5
+
+
+def test_noisy_values_are_those_of_the_noisy_state() -> None:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(depolarizing_error(0.1, 2), ["cx"])
+    circuit = entangling(2)
+    saved = circuit.assign_parameters([0.4])
+    saved.save_density_matrix()
+    state = (AerSimulator(method="density_matrix", noise_model=model).run(saved).result().data())[
+        "density_matrix"
+    ]
+    observable = {"XZ": 1.0, "ZZ": 0.5, "YY": -0.7}
+
+    result = estimate(estimator_pub(circuit, observable, [[0.4]]), options=simulator(model))
+
+    operator = SparsePauliOp.from_list(list(observable.items()))
+    exact = DensityMatrix(state).expectation_value(operator).real
+    assert abs(values(result) - exact) < 5 * values(result, "stds")
+
+
+def test_a_noisy_circuit_is_routed_along_the_couplings_asked_for() -> None:
+    model = NoiseModel()
+    model.add_quantum_error(depolarizing_error(1, 2), ["cx"], [0, 2])
+    circuit = QuantumCircuit(3)
+    circuit.x(0)
+    circuit.cx(0, 2)
+    observables = [{"IIZ": 1.0}, {"IZI": 1.0}, {"ZII": 1.0}]
+    line = {"coupling_map": [[0, 1], [1, 0], [1, 2], [2, 1]], "basis_gates": ["x", "cx", "rz"]}
+
+    free = estimate(estimator_pub(circuit, observables), options=simulator(model))
+    routed = estimate(estimator_pub(circuit, observables), options=simulator(model, **line))
+    circuit.measure_all()
+    counts = joined_counts(sample(sampler_pub(circuit), options=simulator(model, **line)))
+
+    assert abs(values(free)[[0, 2]]).max() < 0.1
+    assert values(routed).tolist() == [-1, 1, -1]
+    assert counts == {"101": SHOTS}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        5,
+        {},
+        {"errors": 3},
+        {"errors": [None]},
+        {"errors": [{"type": "qerror"}]},
+        {"errors": [{"type": "other"}]},
+        {"errors": [READOUT | {"gate_qubits": [0]}]},
+        {"errors": [READOUT | {"gate_qubits": [[[0]]]}]},
+        {"errors": [{"type": "roerror", "operations": ["measure"], "probabilities": [[2, 0]]}]},
+    ],
+)
+def test_what_is_no_noise_model_is_refused(model: object) -> None:
+    with pytest.raises(InvalidProgram, match=r"options\.simulator\.noise_model") as refusal:
+        sample(sampler_pub(measured(1)), options={"simulator": {"noise_model": model}})
+
+    assert refusal.value.reason == "noise_model"
+
+
+# --- seeds ------------------------------------------------------------------------------------
+
+
+def test_the_seed_of_the_simulator_options_is_used() -> None:
+    pub = sampler_pub(measured(1), shots=10)
+
+    result = sample(pub, seed=None, options={"simulator": {"seed_simulator": 11}})
+
+    assert result.metadata["seed"] == 11
+    assert result.metadata["options_without_effect"] == {}
+
+
+def test_an_estimator_may_have_a_seed_of_its_own() -> None:
+    pub = estimator_pub(measured(1).remove_final_measurements(inplace=False), {"Z": 1.0})
+    options = {"seed_estimator": 12, "simulator": {"seed_simulator": 11}}
+
+    result = estimate(pub, seed=None, options=options)
+
+    assert result.metadata["seed"] == 11
+    assert result.metadata["options_without_effect"] == {
+        "seed_estimator": "the seed of this run was 11",
+        "resilience_level": "a simulation of this executor does not mitigate errors",
+    }
+
+
+# --- options without effect -------------------------------------------------------------------
+
+
+def test_every_option_without_effect_is_named_with_its_reason() -> None:
+    options = {
+        "default_shots": 100,
+        "dynamical_decoupling": {"enable": True, "sequence_type": "XY4"},
+        "twirling": {"enable_gates": True, "enable_measure": False, "num_randomizations": 4},
+        "resilience": {"zne_mitigation": True, "zne": {"noise_factors": [1, 3]}},
+        "execution": {"init_qubits": False, "rep_delay": 0.1, "meas_type": "classified"},
+        "simulator": {"coupling_map": [[0, 1]], "basis_gates": ["cx"]},
+        "experimental": {"anything": 1},
+        "new": True,
+    }
+
+    reasons = sample(sampler_pub(measured(1)), options=options).metadata["options_without_effect"]
+
+    assert isinstance(reasons, dict)
+    assert set(reasons) == {
+        "dynamical_decoupling.enable",
+        "dynamical_decoupling.sequence_type",
+        "twirling.enable_gates",
+        "twirling.num_randomizations",
+        "resilience.zne_mitigation",
+        "resilience.zne.noise_factors",
+        "execution.init_qubits",
+        "execution.rep_delay",
+        "simulator.coupling_map",
+        "simulator.basis_gates",
+        "experimental.anything",
+        "new",
+    }
+    assert reasons["twirling.enable_gates"] == (
+        "a simulation samples the circuit as it is, without twirls"
+    )
+    assert reasons["new"] == "this executor has no such option"
+
+
+def test_what_is_switched_off_is_no_option_without_effect() -> None:
+    options = Options({"twirling": {"enable_gates": False}, "execution": {"init_qubits": True}})
+
+    assert options.without_effect(seed=1, noisy=False) == {}
+
+
+def test_another_kind_of_measurement_is_refused() -> None:
+    with pytest.raises(InvalidProgram, match=r"options\.execution\.meas_type: .*'kerneled'"):
+        sample(sampler_pub(measured(1)), options={"execution": {"meas_type": "kerneled"}})
