@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from app.errors import InvalidProgram, LimitExceeded, Unavailable
+from app.errors import BackendNotFound, InvalidProgram, LimitExceeded, Unavailable
 from app.jobs.job import JobStatus
 from app.primitives.programs import QASM3_CHECK
 
@@ -291,12 +291,11 @@ class Dispatcher:
         await self._store.check()
 
     async def _backend(self, name: str) -> Backend:
-        """What a name stands for; an executor may come with a worker that nobody announced."""
-        known = self._executors
-        executor = name.partition("@")[2]
-        if executor and executor not in known:
-            known |= (await self.fleet()).live
-        return self._catalog.resolve(name, known)
+        """What a name stands for; a worker may have brought an executor that nobody announced."""
+        try:
+            return self._catalog.resolve(name, self._executors)
+        except BackendNotFound:
+            return self._catalog.resolve(name, (await self.fleet()).queued)
 
 
 def _invalid_program(details: Mapping[str, Any]) -> InvalidProgram:

@@ -155,21 +155,23 @@ class Catalog:
         return self._named(frozenset(executors), max_qubits or self._max_qubits)
 
     def _name_all(self, executors: frozenset[str], max_qubits: int) -> dict[str, Backend]:
-        names = {
+        aliases = {
             alias: target for alias, target in self._aliases.items() if target.executor in executors
         }
-        for metadata in (SIMULATOR, *self._recordings):
-            for executor in sorted(executors):
-                target = BackendName(metadata=metadata, executor=executor)
-                names[str(target)] = target
+        targets = [
+            BackendName(metadata=metadata, executor=executor)
+            for metadata in (SIMULATOR, *self._recordings)
+            for executor in sorted(executors)
+        ]
+        plain = {str(target): target for target in targets}
         mocks: dict[str, BackendName] = {}
-        for name, target in names.items():
-            # Names that differ before the first underscore only have the same mock.
-            mocks[mock_of(name)] = target
+        for name, target in (plain | aliases).items():
+            # Names without an underscore share a mock: the simulator, which takes any circuit.
+            mocks.setdefault(mock_of(name), target)
         return {
             name: self._backend(name, target, max_qubits, is_mock=is_mock)
-            for is_mock, targets in ((False, names), (True, mocks))
-            for name, target in targets.items()
+            for is_mock, names in ((False, aliases | plain), (True, mocks))
+            for name, target in names.items()
         }
 
     def _backend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -27,7 +28,7 @@ from app.jobs.store import JobStore
 from tests.test_architecture import failures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     import redis
     from fastapi import FastAPI
@@ -38,6 +39,24 @@ API = "/api/v1"
 #: Formatted as no encoder of ours would do it: it must come back byte for byte.
 PARAMS = '{"pubs":  [[ "circuit", null , 1e2 ]], "options": {}, "version":2}'
 RESULT = b'{"__type__": "PrimitiveResult", "__value__": {}}'
+
+
+#: Method, path after the id, and body, of every route that names a job.
+JOB_ROUTES: tuple[tuple[str, str, object], ...] = (
+    ("GET", "", None),
+    ("GET", "/results", None),
+    ("GET", "/logs", None),
+    ("GET", "/metrics", None),
+    ("POST", "/cancel", None),
+    ("PUT", "/tags", {"tags": []}),
+    ("DELETE", "", None),
+)
+#: The same of a session.
+SESSION_ROUTES: tuple[tuple[str, str, object], ...] = (
+    ("GET", "", None),
+    ("PATCH", "", {"accepting_jobs": False}),
+    ("DELETE", "/close", None),
+)
 
 
 class TwoOwners(OpenIdentity):
@@ -634,25 +653,12 @@ async def test_nothing_of_another_scope_is_visible_or_touched(
 
     async with client_of(app, stranger) as other:
         for job in (done, queued):
-            for method, path in (
-                ("GET", ""),
-                ("GET", "/results"),
-                ("GET", "/logs"),
-                ("GET", "/metrics"),
-                ("POST", "/cancel"),
-                ("DELETE", ""),
-            ):
-                answer = await other.request(method, f"{API}/jobs/{job}{path}")
+            for method, path, content in JOB_ROUTES:
+                answer = await other.request(method, f"{API}/jobs/{job}{path}", json=content)
                 refusal(answer, 404, "job_not_found")
-            answer = await other.put(f"{API}/jobs/{job}/tags", json={"tags": []})
-            refusal(answer, 404, "job_not_found")
             assert (await other.get(f"/tasks/{job}")).status_code == 404
             assert (await other.delete(f"/tasks/{job}")).status_code == 404
-        for method, path, content in (
-            ("GET", "", None),
-            ("PATCH", "", {"accepting_jobs": False}),
-            ("DELETE", "/close", None),
-        ):
+        for method, path, content in SESSION_ROUTES:
             answer = await other.request(method, f"{API}/sessions/{session}{path}", json=content)
             refusal(answer, 404, "session_not_found")
         refusal(await post(other, body(session_id=session)), 404, "session_not_found")
@@ -672,3 +678,61 @@ async def test_nothing_of_another_scope_is_visible_or_touched(
 def test_every_error_has_a_number_and_no_two_share_one_by_accident() -> None:
     assert len(set(NUMBERS.values())) == len(NUMBERS)
     assert all(number_of(error) in NUMBERS.values() for error in failures(ServiceError))
+
+
+# --- on the wire ----------------------------------------------------------------------------------
+
+
+async def test_a_client_that_hangs_up_before_its_answer_gets_the_same_job_next_time(
+    app: FastAPI, serve: Callable[[FastAPI], tuple[str, int]], alice: httpx2.AsyncClient
+) -> None:
+    host, port = serve(app)
+    dispatcher = app.state.services.dispatcher
+    submit, stored = dispatcher.submit, asyncio.Event()
+    hung_up = asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Any:
+        job = await submit(*arguments)
+        stored.set()
+        await hung_up.wait()
+        return job
+
+    dispatcher.submit = slowly
+    content = body()
+    _, writer = await asyncio.open_connection(host, port)
+    head = (
+        f"POST {API}/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: alice\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    writer.write(head.encode() + content)
+    await stored.wait()
+    writer.close()
+    await writer.wait_closed()
+    # The server sees it with its next turn of the event loop.
+    await asyncio.sleep(0.05)
+    hung_up.set()
+    await asyncio.sleep(0.05)
+    dispatcher.submit = submit
+
+    first, second = await created(alice), await created(alice)
+
+    jobs = (await alice.get(f"{API}/jobs")).json()["jobs"]
+    assert {job["id"] for job in jobs} == {first, second}
+
+
+async def test_every_route_with_an_id_is_tried_by_a_stranger(app: FastAPI) -> None:
+    document = app.openapi()
+
+    tried = {
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        for method in item
+        if re.search(r"\{(job|session|task)_id\}", path)
+    }
+
+    assert tried == {
+        *((method, f"{API}/jobs/{{job_id}}{path}") for method, path, _ in JOB_ROUTES),
+        *((method, f"{API}/sessions/{{session_id}}{path}") for method, path, _ in SESSION_ROUTES),
+        ("GET", "/tasks/{task_id}"),
+        ("DELETE", "/tasks/{task_id}"),
+    }

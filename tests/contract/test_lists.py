@@ -173,6 +173,7 @@ async def test_a_result_can_be_taken_once(store: JobStore, worker: ClaimStore, s
 
     assert sorted(len(result) for result in readers) == [0, 0, 0, 0, size]
     assert (await store.read(scope=ALICE, job_id=job.id)).result_chunks == 0
+    assert [key for key in raw.scan_iter() if key.startswith("result:")] == []
 
 
 async def test_a_log_and_the_provenance_are_kept(store: JobStore, worker: ClaimStore) -> None:

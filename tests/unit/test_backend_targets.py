@@ -123,6 +123,7 @@ def test_the_client_transpiles_to_the_simulator(catalog: Catalog, fractional: bo
 def test_the_simulator_knows_control_flow_and_needs_no_properties(catalog: Catalog) -> None:
     backend = client_backend(catalog, "simulator@aer", fractional=False)
 
+    assert backend.configuration().simulator
     assert backend.properties() is None
     assert backend.coupling_map is None
     assert {

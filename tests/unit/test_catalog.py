@@ -178,6 +178,13 @@ def test_every_backend_can_be_run_dry(catalog: Catalog) -> None:
             assert mock.executor == backend.executor
 
 
+def test_backends_without_an_underscore_share_the_simulator_as_their_mock() -> None:
+    catalog = Catalog.load(aliases={"lab": "fake_manila@aer", "qpu": "fake_fez@aer"}, max_qubits=9)
+
+    assert catalog.resolve("mock", ["aer", "noisy"]).is_simulator
+    assert catalog.resolve("mock", ["aer", "noisy"]).executor == "aer"
+
+
 def test_the_simulator_is_as_large_as_the_fleet_can_hold(catalog: Catalog) -> None:
     known = catalog.resolve("simulator@aer", EXECUTORS, 33)
     unknown = catalog.resolve("simulator@aer", EXECUTORS)

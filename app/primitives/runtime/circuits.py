@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,18 @@ from app.primitives.runtime.document import Node, parse_at
 from app.primitives.sanitise import sanitise
 
 if TYPE_CHECKING:
+    from app.config import ProgramLimits
     from app.primitives.runtime.budget import Budget
 
+#: The file's header, as every version from 13 on has it: magic, QPY version, version of Qiskit,
+#: number of circuits, two bytes that say how the rest is encoded. From version 16 on, a table of
+#: where the circuits begin follows. https://quantum.cloud.ibm.com/docs/api/qiskit/qpy
+_FILE = struct.Struct("!6sB3xQ2x")
 _MAGIC = b"QISKIT"
-#: Up to here: magic, QPY version, three bytes of Qiskit's version, number of circuits.
-_HEADER_BYTES = 18
+_TABLE_SINCE = 16
+_TABLE_ENTRY = struct.Struct("!Q")
+#: A circuit's header: its numbers of qubits and of classical bits are all that is looked at here.
+_CIRCUIT = struct.Struct("!2x1x2xII")
 #: The first version that is read without Python code that evaluates expressions.
 _OLDEST = 13
 #: Qiskit looks operations up by name, so no name may be one of Python's own. These are no such
@@ -37,7 +45,7 @@ def read_circuit(node: Node, budget: Budget) -> QuantumCircuit:
     """
     _, value, _ = node.typed("QuantumCircuit")
     content = read_blob(value, budget, "circuit_bytes")
-    _check_header(node, content)
+    _check_header(node, content, budget.limits)
     if any(name not in _KEYS for name in _RESERVED.findall(content)):
         message = "names that begin and end with two underscores are not allowed"
         raise node.refused("reserved_name", message)
@@ -46,16 +54,27 @@ def read_circuit(node: Node, budget: Budget) -> QuantumCircuit:
     return circuit
 
 
-def _check_header(node: Node, content: bytes) -> None:
-    if len(content) < _HEADER_BYTES or not content.startswith(_MAGIC):
+def _check_header(node: Node, content: bytes, limits: ProgramLimits) -> None:
+    """Refuse what costs a lot to load: the reader makes as many bits as a header claims."""
+    try:
+        magic, version, circuits = _FILE.unpack_from(content)
+        start = _FILE.size
+        if version >= _TABLE_SINCE:
+            (start,) = _TABLE_ENTRY.unpack_from(content, start)
+        qubits, clbits = _CIRCUIT.unpack_from(content[start:])
+    except struct.error as exc:
+        raise node.refused("circuit", "not a circuit in QPY") from exc
+    if magic != _MAGIC:
         raise node.refused("circuit", "not a circuit in QPY")
-    version = content[len(_MAGIC)]
     if not _OLDEST <= version <= qpy.common.QPY_VERSION:
         message = f"QPY version {version}; {_OLDEST} to {qpy.common.QPY_VERSION} are read here"
         raise node.refused("qpy_version", message)
-    circuits = int.from_bytes(content[10:_HEADER_BYTES], "big")
     if circuits != 1:
         raise node.refused("circuit", f"{circuits} circuits where one is expected")
+    if qubits > limits.qubits:
+        raise node.refused("too_many_qubits", f"{qubits} qubits; {limits.qubits} are allowed")
+    if clbits > limits.clbits:
+        raise node.refused("too_many_bits", f"{clbits} classical bits; {limits.clbits} are allowed")
 
 
 def _loaded(node: Node, content: bytes, budget: Budget) -> QuantumCircuit:
@@ -69,8 +88,9 @@ def _loaded(node: Node, content: bytes, budget: Budget) -> QuantumCircuit:
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as exc:  # Rust panics are no Exception
-        why = next(iter(str(exc).strip("\"' \n").splitlines()), "")
-        message = f"Qiskit cannot read this circuit: {type(exc).__name__}: {why[:_MESSAGE_CHARS]}"
+        # Errors of the reader go on with a backtrace in colours, quoted.
+        why = re.split(r"\n|\\n", str(exc), maxsplit=1)[0].strip("\"': ")[:_MESSAGE_CHARS]
+        message = f"Qiskit cannot read this circuit: {type(exc).__name__}: {why}"
         raise node.refused("circuit", message) from exc
 
 
