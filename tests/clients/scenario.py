@@ -229,7 +229,6 @@ def wait_for(job: Any, status: str) -> None:
     end = time.monotonic() + JOB_TIMEOUT_S
     while job.status() != status:
         assert time.monotonic() < end, f"{job.status()}, not {status}"
-        time.sleep(0.05)
 
 
 # Connecting
@@ -860,7 +859,7 @@ def failed_job(user: User) -> str:
     message = refused(RuntimeJobFailureError, lambda: result_of(job))
 
     assert "2000000000" in message, message
-    assert "allowed" in message, message
+    assert "1000000" in message, message
     assert job.errored()
     return message
 
@@ -900,7 +899,7 @@ def session(user: User) -> None:
             check_bell(result_of(job)[0].data.meas.get_counts(), 100)
         assert session.status() == "In progress, accepting new jobs", session.status()
     assert {job.session_id for job in jobs} == {session.session_id}
-    refused(RuntimeError, lambda: user.submit_bell(session))
+    refused((RuntimeError, IBMRuntimeError), lambda: user.submit_bell(session))
 
 
 @call
@@ -929,7 +928,7 @@ def session_that_is_closed_refuses_jobs(user: User) -> str:
     session.close()
 
     message = refused(IBMRuntimeError, lambda: user.submit_bell(elsewhere))
-    assert session.session_id in message, message
+    assert "the session takes no more jobs" in message, message
     assert not session.details()["accepting_jobs"]
     return message
 

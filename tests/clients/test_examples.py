@@ -17,7 +17,7 @@ VERSION = "0.51.0"
 #: Example → what its output holds.
 EXAMPLES = {
     "sampler.py": r"simulator@aer \{'(00|11)': \d+, '(00|11)': \d+\}\n\w+ fake_manila@aer \{",
-    "estimator.py": r"ZZ \[.*\] \+- \[.*\]\nXX \[",
+    "estimator.py": r"IZ \[.*\] \+- \[.*\]\nXX \[",
     "session.py": r"In progress, accepting new jobs\nthe sign changes near 1\.[4-7]",
     "batch.py": r"4 jobs in \w+",
 }

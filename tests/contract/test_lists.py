@@ -163,7 +163,9 @@ async def test_a_deleted_job_is_stopped(
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
-async def test_a_result_can_be_taken_once(store: JobStore, worker: ClaimStore, size: int) -> None:
+async def test_a_result_can_be_taken_once(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis, size: int
+) -> None:
     job = await add(store, private=True)
     complete(worker, result=b"x" * size)
     job = await store.read(scope=ALICE, job_id=job.id)
