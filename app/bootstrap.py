@@ -200,7 +200,8 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
     runner = Runner(
         claims=claims,
         sandboxes={str(i): slot for i, slot in enumerate(sandboxes.slots)},
-        wakeups=wakeups,
+        executors=settings.executors,
+        wakeup=partial(wakeup, app),
         limits=settings.program,
         resources=resources,
         time_limit_s=settings.sandbox.time_limit_s,

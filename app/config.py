@@ -57,6 +57,9 @@ class ProgramLimits(BaseModel):
     circuit_bytes: int = Field(
         default=16 * MIB, gt=0, description="decompressed QPY of all circuits of a program"
     )
+    samplex_bytes: int = Field(
+        default=16 * MIB, gt=0, description="JSON of all samplexes of a program"
+    )
     array_bytes: int = Field(default=64 * MIB, gt=0, description="decompressed arrays of a program")
     pubs: int = Field(default=1000, gt=0, description="pubs of one program")
     parameter_sets: int = Field(
@@ -143,7 +146,8 @@ class Settings(BaseSettings):
         description="when the local stack's Valkey syncs its file; auto: always on a quick disk",
     )
     executors: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("aer",), description="executors a worker serves, separated by commas"
+        default=("aer", "noisy", "auto"),
+        description="executors a worker serves, separated by commas",
     )
     aliases: Annotated[dict[str, str], NoDecode] = Field(
         default={}, description="further names of backends: NAME=METADATA@EXECUTOR, …"

@@ -154,6 +154,10 @@ class Dispatcher:
         """What the job's last run has logged."""
         return await self._store.log(job=job)
 
+    async def provenance(self, job: Job) -> dict[str, Any]:
+        """What the job's last run was: executor, method, seed, versions, …; empty before it ran."""
+        return await self._store.provenance(job=job)
+
     async def delete(self, principal: Principal, job_id: str) -> None:
         """Delete everything of a job; one that is not final is cancelled before.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import structlog
@@ -18,12 +19,13 @@ from app.errors import (
     TimeLimitReached,
     Unavailable,
 )
+from app.executors.registry import AUTO
 from app.jobs.claims import WORKER_LOST, Busy, Finish
 from app.jobs.job import REASON_RAN_TOO_LONG, Failure, JobStatus
 from app.sandbox.protocol import Request, SandboxKilled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from app.config import ProgramLimits
     from app.executors import Resources
@@ -110,7 +112,8 @@ class Runner:
         *,
         claims: ClaimStore,
         sandboxes: Mapping[str, Sandbox],
-        wakeups: Mapping[str, str],
+        executors: Sequence[str],
+        wakeup: Callable[[str], str],
         limits: ProgramLimits,
         resources: Resources,
         time_limit_s: float,
@@ -121,7 +124,8 @@ class Runner:
         Args:
             claims: the store.
             sandboxes: slot name → where that slot's jobs run.
-            wakeups: executor → message that wakes a worker of it.
+            executors: those whose jobs it runs.
+            wakeup: gives the message that wakes a worker of an executor.
             limits: what a program may ask for.
             resources: what one slot may use.
             time_limit_s: for jobs that name none, and the most that a job may name.
@@ -131,7 +135,9 @@ class Runner:
         self._slots = [Slot(name=name, sandbox=box) for name, box in sandboxes.items()]
         self._free = list(self._slots)
         self._changed = threading.Condition()
-        self._wakeups = wakeups
+        self._executors = tuple(executors)
+        self._wakeup = wakeup
+        self._live: Mapping[str, int] = {}
         self._limits = limits
         self._resources = resources
         self._time_limit_s = time_limit_s
@@ -162,6 +168,10 @@ class Runner:
     def busy(self) -> tuple[Busy, ...]:
         """The jobs that run now."""
         return tuple(busy for slot in self._slots if (busy := slot.busy))
+
+    def learn(self, live: Mapping[str, int]) -> None:
+        """Take note of the executors that live, and of the qubits that each can hold."""
+        self._live = live
 
     def kill(self, slot_name: str, job_id: str) -> bool:
         """Stop a job that is no longer wanted, if it still runs in that slot."""
@@ -199,7 +209,7 @@ class Runner:
             return self._claims.next(
                 slot=slot.name,
                 executor=executor,
-                wakeup=self._wakeups[executor],
+                wakeup=self._wakeup(executor),
                 finish=finish,
                 claim=claim,
             )
@@ -223,19 +233,15 @@ class Runner:
         if left < SHORTEST_WAIT_S or self._draining.is_set():
             return None
         try:
-            return self._claims.await_wakeup(executors=list(self._wakeups), timeout_s=left)
+            return self._claims.await_wakeup(executors=self._executors, timeout_s=left)
         except Unavailable:
             return None
 
     def _run(self, slot: Slot, claim: Claim) -> Finish | None:
-        """Run the claimed job; None when it went back instead of ending."""
+        """Run the claimed job; None when it went back, or on to others, instead of ending."""
         try:
             with slot.occupied(claim):
-                reply = slot.sandbox.run(
-                    owner=claim.job.owner,
-                    request=self._request(claim),
-                    time_limit_s=self._limit_of(claim),
-                )
+                reply = self._reply(slot, claim)
         except TimeLimitReached as exc:
             return _ended(claim, JobStatus.CANCELLED, exc, reason_code=REASON_RAN_TOO_LONG)
         except MemoryLimitReached as exc:
@@ -256,6 +262,8 @@ class Runner:
             self._give_back(slot, claim, "crash", _BUG)
             raise
         else:
+            if reply is None:
+                return None
             status = JobStatus.COMPLETED if reply.failure is None else JobStatus.FAILED
             return Finish(
                 job_id=claim.job.id,
@@ -268,7 +276,44 @@ class Runner:
             )
         return None
 
-    def _request(self, claim: Claim) -> Request:
+    def _reply(self, slot: Slot, claim: Claim) -> Reply | None:
+        """What the sandbox answers; None when the job was handed over to another executor."""
+        live = dict(self._live) if claim.job.executor == AUTO else {}
+        while True:
+            reply = slot.sandbox.run(
+                owner=claim.job.owner,
+                request=self._request(claim, live),
+                time_limit_s=self._limit_of(claim),
+            )
+            choice = reply.hand_over
+            if choice is None:
+                return reply
+            if choice.executor not in live or choice.executor == AUTO:
+                raise SandboxCrashed(
+                    "the sandbox gave a job to an executor that it was not offered"
+                )
+            outcome = self._until_answered(
+                partial(
+                    self._claims.hand_over,
+                    slot=slot.name,
+                    job=claim.job,
+                    choice=choice,
+                    wakeup=self._wakeup(choice.executor),
+                )
+            )
+            if outcome != "unserved":
+                log.info(
+                    "job_handed_over",
+                    job_id=claim.job.id,
+                    request_id=claim.job.request_id,
+                    executor=choice.executor,
+                    outcome=outcome,
+                )
+                return None
+            # Its last worker is gone since the last heartbeat: let it choose among the others.
+            del live[choice.executor]
+
+    def _request(self, claim: Claim, live: Mapping[str, int]) -> Request:
         return Request(
             job_id=claim.job.id,
             program_id=claim.job.program_id,
@@ -278,6 +323,9 @@ class Runner:
             limits=self._limits,
             resources=self._resources,
             log_level=claim.job.log_level,
+            choice=claim.job.choice,
+            live=live,
+            served=self._executors,
         )
 
     def _limit_of(self, claim: Claim) -> float:
@@ -297,7 +345,7 @@ class Runner:
                 job=claim.job,
                 kind=kind,
                 failure=failure,
-                wakeup=self._wakeups[claim.job.executor],
+                wakeup=self._wakeup(claim.job.executor),
             )
         )
         log.warning(

@@ -71,6 +71,7 @@ class Sweeper:
         for stale in self._claims.beat(report=report, busy=busy):
             if self._runner.kill(stale.slot, stale.job_id):
                 log.info("job_stopped", job_id=stale.job_id, reason="no longer ours")
+        self._runner.learn(self._claims.live())
         reaped = self._claims.reap(wakeups=self._wakeups)
         if reaped.given_back:
             log.warning("leases_reaped", jobs=reaped.given_back)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Stack:
     """A stack as a person starts it, in a process of its own."""
 
-    def __init__(self, data: Path, **settings: str) -> None:
+    def __init__(self, data: Path, *, python: str = sys.executable, **settings: str) -> None:
         self.port = free_port()
         clean = {
             name: value
@@ -33,7 +33,7 @@ class Stack:
         own = {"QFLEET_DATA": str(data), "QFLEET_PORT": str(self.port), "QFLEET_SLOTS": "1"}
         self.said: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", "up"],
+            [python, "-m", "app", "up"],
             env=clean | own | settings,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from app.executors.admission import (
     shots_bytes,
 )
 from app.executors.bitstrings import Bitstrings
-from app.executors.estimator import EstimatorRun
+from app.executors.counts import BIT_BYTES, counts_of, parts_of
+from app.executors.items import ItemRun
+from app.executors.learning import learn_boxes, learn_layers
 from app.executors.locations import located
 from app.executors.lowering import lower
 from app.executors.methods import (
@@ -34,23 +36,39 @@ from app.executors.methods import (
 from app.executors.native import Controller
 from app.executors.options import BASIS_GATES, COUPLING_MAP, NOISE_MODEL, Options
 from app.executors.reduction import Reduced, reduce
-from app.executors.sampler import SamplerRun
 from app.executors.simulation import SEEDS, Simulation
+from app.executors.suppression import Suppression
 from app.primitives.programs import (
+    BoxesProgram,
+    BoxesResult,
+    CalibrationProgram,
+    CalibrationResult,
     CountsResult,
     EstimatorProgram,
+    ExecutionSpan,
+    LayersProgram,
+    LayersResult,
     PrimitiveResult,
     QasmProgram,
+    QuantumProgram,
+    QuantumResult,
     SamplerProgram,
-    SamplerPub,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from app.executors import Resources
     from app.executors.noise import Noise
-    from app.primitives.programs import EstimatorPub, Program, Result, Target
+    from app.primitives.programs import (
+        EstimatorPub,
+        EstimatorPubResult,
+        Program,
+        Result,
+        SamplerPub,
+        SamplerPubResult,
+        Target,
+    )
 
 #: A drawn seed goes back to the caller as a JSON number, which many readers hold as a double.
 _SEED_BITS = 53
@@ -61,18 +79,48 @@ _MPS_THRESHOLD = 1e-12
 
 #: Version of the result documents of the runtime protocol.
 _RESULT_VERSION = 2
-#: What an estimator's result says was done about noise.
-_NO_RESILIENCE = {
-    "dynamical_decoupling": {"enable": False},
-    "twirling": {"enable_gates": False, "enable_measure": False},
-    "resilience": {"measure_mitigation": False, "zne_mitigation": False, "pec_mitigation": False},
-}
+
+
+_ResultT = TypeVar("_ResultT")
+_ResultT_co = TypeVar("_ResultT_co", covariant=True)
+
+
+class _Run(Protocol[_ResultT_co]):
+    """A pub or item that is to be run."""
+
+    @property
+    def result_bytes(self) -> int: ...
+    @property
+    def working_bytes(self) -> int: ...
+    @property
+    def description(self) -> str: ...
+    def result(
+        self, simulation: Simulation, rng: np.random.Generator
+    ) -> tuple[_ResultT_co, dict[str, object]]: ...
 
 
 class AerExecutor:
     """Runs programs with qiskit-aer's C++ core, which stays warm between runs."""
 
-    def __init__(self, *, resources: Resources) -> None:
+    def __init__(
+        self,
+        *,
+        resources: Resources,
+        name: str = "aer",
+        noise_of: Callable[[Target], Noise | None] = lambda _: None,
+        noiseless: str = "none",
+    ) -> None:
+        """Warm up.
+
+        Args:
+            resources: what one run may use.
+            name: of the executor, for the metadata of results.
+            noise_of: what goes wrong on a target, unless a program brings its own noise.
+            noiseless: what the metadata says of noise when there is none.
+        """
+        self._name = name
+        self._noise_of = noise_of
+        self._noiseless = noiseless
         self._resources = resources
         self._controller = Controller(
             threads=resources.threads,
@@ -82,7 +130,7 @@ class AerExecutor:
         self._versions = {name: version(name) for name in ("qiskit", "qiskit-aer")}
 
     def run(self, program: Program, target: Target) -> Result:
-        """Run ``program``; ``target`` is only named in the result.
+        """Run ``program``; of ``target``, only the noise counts.
 
         Raises:
             InvalidProgram: a circuit has no classical bits, an observable does not fit, or an
@@ -95,6 +143,14 @@ class AerExecutor:
                 return self._counts(program, target)
             case SamplerProgram() | EstimatorProgram():
                 return self._primitive(program, target)
+            case QuantumProgram():
+                return self._quantum_program(program, target)
+            case LayersProgram():
+                return self._layers(program, target)
+            case BoxesProgram():
+                return self._boxes(program, target)
+            case CalibrationProgram():
+                return self._calibration(program, target)
 
     def _counts(self, program: QasmProgram, target: Target) -> CountsResult:
         circuit = program.circuit
@@ -102,6 +158,9 @@ class AerExecutor:
             message = "the program has no classical bits, so it has no result; add a measurement"
             raise InvalidProgram("no_classical_bits", message)
         seed = _seed(program.seed)
+        noise = self._noise_of(target)
+        if noise is not None:
+            return self._noisy_counts(program, target, noise, seed)
         simulation = Simulation(controller=self._controller, resources=self._resources)
         reduced = reduce(lower(circuit, STATEVECTOR_GATES))
         method = simulation.method(reduced, program.shots)
@@ -118,10 +177,48 @@ class AerExecutor:
 
         metadata: dict[str, object] = {
             **self._provenance(target, seed, time_taken_s, [method.name]),
+            **self._told(None),
             "method": method.name,
             "shots": program.shots,
             "qubits_declared": circuit.num_qubits,
             "qubits_simulated": reduced.qubits,
+        }
+        return CountsResult(counts=bitstrings.counts(outcomes, clbits), metadata=metadata)
+
+    def _noisy_counts(
+        self, program: QasmProgram, target: Target, noise: Noise, seed: int
+    ) -> CountsResult:
+        shots, bitstrings = program.shots, Bitstrings(program.circuit)
+        circuit, _ = noise.conforming(program.circuit)
+        simulation = Simulation(controller=self._controller, resources=self._resources, noise=noise)
+        parts = parts_of(circuit, simulation, shots)
+        written = sum(len(part.written) for part in parts)
+        require_result(
+            shots=shots, written=written, width=bitstrings.width, resources=self._resources
+        )
+        require_memory(
+            BASE_BYTES + shots_bytes(shots, written) + BIT_BYTES * shots * written,
+            self._resources,
+            what=f"{shots} shots of {written} bits",
+            remedy="Ask for fewer shots.",
+        )
+        started = perf_counter()
+        outcomes, clbits = counts_of(
+            parts,
+            simulation,
+            clbits=circuit.num_clbits,
+            shots=shots,
+            rng=np.random.default_rng(seed % SEEDS),
+        )
+        time_taken_s = perf_counter() - started
+        metadata: dict[str, object] = {
+            **self._provenance(target, seed, time_taken_s, simulation.methods),
+            **self._told(noise),
+            "methods": list(simulation.methods),
+            "shots": shots,
+            "qubits_declared": program.circuit.num_qubits,
+            "qubits_simulated": sum(part.qubits for part in parts),
+            "component_qubits": [part.qubits for part in parts],
         }
         return CountsResult(counts=bitstrings.counts(outcomes, clbits), metadata=metadata)
 
@@ -142,18 +239,90 @@ class AerExecutor:
     ) -> PrimitiveResult:
         options = Options(program.options)
         seed = _seed(options.seed if program.seed is None else program.seed)
-        noise = self._noise(options, seed)
+        noise = self._noise(options, target, seed)
         pubs: Sequence[SamplerPub | EstimatorPub] = program.pubs
-        runs: list[SamplerRun | EstimatorRun] = []
-        for index, pub in enumerate(pubs):
-            with located(f"pubs[{index}]"):
-                runs.append(
-                    SamplerRun(pub, noise)
-                    if isinstance(pub, SamplerPub)
-                    else EstimatorRun(pub, noise)
-                )
-        resources = self._admitted(runs)
+        suppression = Suppression(program, options, noise)
+        runs: list[_Run[SamplerPubResult | EstimatorPubResult]] = [
+            suppression.run(pub, index, seed) for index, pub in enumerate(pubs)
+        ]
+        results, metadata = self._run_all(runs, "pubs", seed=seed, noise=noise, target=target)
+        level = program.resilience_level if isinstance(program, EstimatorProgram) else 0
+        return PrimitiveResult(
+            pub_results=tuple(results),
+            result_metadata={**suppression.document, "version": _RESULT_VERSION},
+            metadata={
+                **metadata,
+                **suppression.document,
+                "options_without_effect": {
+                    **options.without_effect(
+                        seed=seed, noisy=noise is not None, resilience_level=level
+                    ),
+                    **suppression.without_effect,
+                    **({} if noise is None else noise.unmet),
+                },
+            },
+        )
 
+    def _quantum_program(self, program: QuantumProgram, target: Target) -> QuantumResult:
+        options = Options(program.options)
+        seed = _seed(options.seed if program.seed is None else program.seed)
+        noise = self._noise_of(target)
+        runs = []
+        for index, item in enumerate(program.items):
+            with located(f"items[{index}]"):
+                runs.append(ItemRun(item, shots=program.shots, noise=noise))
+        results, metadata = self._run_all(runs, "items", seed=seed, noise=noise, target=target)
+        return QuantumResult(
+            schema_version=program.schema_version,
+            items=tuple(results),
+            semantic_role=program.semantic_role,
+            passthrough_data=program.passthrough_data,
+            metadata={
+                **metadata,
+                "options_without_effect": options.without_effect(seed=seed),
+            },
+        )
+
+    def _layers(self, program: LayersProgram, target: Target) -> LayersResult:
+        options, started = Options(program.options), perf_counter()
+        noise = self._noise(options, target, seed=0)
+        layers = learn_layers(program, noise)
+        return LayersResult(
+            layers=layers,
+            backend=f"{target.name}@{self._name}",
+            options=program.options,
+            metadata=self._told_of(target, started) | {"layers": len(layers)},
+        )
+
+    def _boxes(self, program: BoxesProgram, target: Target) -> BoxesResult:
+        started = perf_counter()
+        boxes = learn_boxes(program, self._noise_of(target))
+        return BoxesResult(
+            schema_version=program.schema_version,
+            boxes=boxes,
+            metadata=self._told_of(target, started) | {"boxes": len(boxes)},
+        )
+
+    def _calibration(self, program: CalibrationProgram, target: Target) -> CalibrationResult:
+        """A simulation is calibrated at once."""
+        now, started = datetime.now(UTC), perf_counter()
+        return CalibrationResult(
+            schema_version=program.schema_version,
+            span=ExecutionSpan(started=now, finished=datetime.now(UTC)),
+            metadata=self._told_of(target, started),
+        )
+
+    def _run_all(
+        self,
+        runs: Sequence[_Run[_ResultT]],
+        kind: str,
+        *,
+        seed: int,
+        noise: Noise | None,
+        target: Target,
+    ) -> tuple[list[_ResultT], dict[str, object]]:
+        """Run pubs or items, as ``kind`` says, one after another."""
+        resources = self._admitted(runs, kind)
         started = perf_counter()
         results = []
         provenances: list[dict[str, object]] = []
@@ -161,9 +330,9 @@ class AerExecutor:
         for index, run in enumerate(runs):
             simulation = Simulation(controller=self._controller, resources=resources, noise=noise)
             began = datetime.now(UTC)
-            # Each pub has random numbers of its own, whatever the others are.
+            # Each has random numbers of its own, whatever the others are.
             rng = np.random.default_rng([seed % SEEDS, index])
-            with located(f"pubs[{index}]"):
+            with located(f"{kind}[{index}]"):
                 result, provenance = run.result(simulation, rng)
             results.append(result)
             methods |= simulation.methods
@@ -176,58 +345,63 @@ class AerExecutor:
                 }
             )
         time_taken_s = perf_counter() - started
+        metadata = {
+            **self._provenance(target, seed, time_taken_s, methods),
+            **self._told(noise),
+            kind: provenances,
+        }
+        return results, metadata
 
-        level = program.resilience_level if isinstance(program, EstimatorProgram) else 0
-        return PrimitiveResult(
-            pub_results=tuple(results),
-            result_metadata={
-                **(_NO_RESILIENCE if isinstance(program, EstimatorProgram) else {}),
-                "version": _RESULT_VERSION,
-            },
-            metadata={
-                **self._provenance(target, seed, time_taken_s, methods),
-                "noisy": noise is not None,
-                "pubs": provenances,
-                "options_without_effect": options.without_effect(
-                    seed=seed, noisy=noise is not None, resilience_level=level
-                ),
-            },
-        )
-
-    def _noise(self, options: Options, seed: int) -> Noise | None:
+    def _noise(self, options: Options, target: Target, seed: int) -> Noise | None:
         model = options.get(NOISE_MODEL)
         if model is None:
-            return None
+            return self._noise_of(target)
         # Noise is rare, and importing it takes 0.2 s.
-        from app.executors.noise import Noise  # noqa: PLC0415
+        from app.executors.noise import SentNoise  # noqa: PLC0415
 
-        return Noise(
+        return SentNoise(
             model,
             basis_gates=options.get(BASIS_GATES),
             coupling_map=options.get(COUPLING_MAP),
             seed=seed,
         )
 
-    def _admitted(self, runs: Sequence[SamplerRun | EstimatorRun]) -> Resources:
+    def _admitted(self, runs: Sequence[_Run[object]], kind: str) -> Resources:
         """Refuse what cannot fit, and give what is left for one simulation at a time."""
         result_bytes = sum(run.result_bytes for run in runs)
-        what = "; ".join(f"pubs[{index}]: {run.description}" for index, run in enumerate(runs))
+        what = "; ".join(f"{kind}[{index}]: {run.description}" for index, run in enumerate(runs))
         require_encoded(result_bytes, self._resources, what=what)
-        # The result is held twice: while a pub's samples are cut into registers, and encoded.
+        # The result is held twice: while samples are cut into registers, and encoded.
         held = 2 * result_bytes + max((run.working_bytes for run in runs), default=0)
         require_memory(
             BASE_BYTES + held,
             self._resources,
             what=what,
-            remedy="Ask for fewer shots or parameter sets, or submit the pubs one by one.",
+            remedy=f"Ask for fewer shots or parameter sets, or submit the {kind} one by one.",
         )
         return replace(self._resources, memory_bytes=self._resources.memory_bytes - held)
+
+    def _told_of(self, target: Target, started: float) -> dict[str, object]:
+        """What a result says that nothing was simulated for."""
+        return {
+            "executor": self._name,
+            "target": target.name,
+            "time_taken_s": perf_counter() - started,
+            "versions": dict(self._versions),
+        }
+
+    def _told(self, noise: Noise | None) -> dict[str, object]:
+        """What a result says of its noise."""
+        return {
+            "noisy": noise is not None,
+            "noise": self._noiseless if noise is None else noise.source,
+        }
 
     def _provenance(
         self, target: Target, seed: int, time_taken_s: float, methods: Iterable[str]
     ) -> dict[str, object]:
         provenance: dict[str, object] = {
-            "executor": "aer",
+            "executor": self._name,
             "target": target.name,
             "device": "CPU",
             "precision": "double",

@@ -250,7 +250,7 @@ class EstimatorRun:
     ) -> Samples:
         """Run a part with the measurements of a group, for a single parameter set."""
         qubits = part.read_by(group)
-        rotations = group.rotations({qubit: qubit for qubit in qubits})
+        rotations = group.rotations({qubit: qubit for qubit in qubits}, simulation.rotations)
         samples = simulation.samples(
             simulation.reduced([*part.steps, *rotations, *self._measurements(qubits)]),
             angles,

@@ -59,6 +59,7 @@ _NATIVE_CLASSES = {"mcx": MCXGate, "mcphase": MCPhaseGate, "unitary": UnitaryGat
 
 MEASURE = "measure"
 RESET = "reset"
+DELAY = "delay"
 JUMP = "jump"
 MARK = "mark"
 
@@ -66,11 +67,12 @@ MARK = "mark"
 class Step(NamedTuple):
     """One operation in Aer's vocabulary; its bits are indices into the whole circuit."""
 
-    #: gate name, or one of ``MEASURE``, ``RESET``, ``JUMP``, ``MARK``.
+    #: gate name, or one of ``MEASURE``, ``RESET``, ``DELAY``, ``JUMP``, ``MARK``.
     name: str
     qubits: tuple[int, ...] = ()
     clbits: tuple[int, ...] = ()
-    #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark.
+    #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark; length and
+    #: unit of a delay.
     params: tuple[Any, ...] = ()
     #: of a jump: taken only if it holds.
     condition: Condition | None = None
@@ -94,27 +96,32 @@ class _Loop:
     continue_label: str | None = None
 
 
+def delay_label(duration: float, unit: str) -> str:
+    """Give the name under which a simulator knows a delay, so that it can have an error."""
+    return f"{DELAY} {duration} {unit}"
+
+
 def lower(
     circuit: QuantumCircuit,
     gates: frozenset[str],
     angles: Angles | None = None,
     *,
-    keep_identities: bool = False,
+    keep_idling: bool = False,
 ) -> list[Step]:
-    """Flatten ``circuit``; barriers, delays and global phases, which nothing sees, disappear.
+    """Flatten ``circuit``; barriers and global phases, which nothing sees, disappear.
 
     Args:
         circuit: the circuit; its names need not be trusted.
         gates: names of the gates that may appear in the answer; others are decomposed.
         angles: where angles that depend on parameters get their slots; without it, a parameter
             has no value.
-        keep_identities: whether ``id`` gates are kept, because they are noisy.
+        keep_idling: whether ``id`` gates and delays are kept, because they are noisy.
 
     Raises:
         ExecutionError: an operation has no definition, a parameter no value, or a condition
             cannot be evaluated.
     """
-    lowering = _Lowering(gates, angles or Angles(), keep_identities=keep_identities)
+    lowering = _Lowering(gates, angles or Angles(), keep_idling=keep_idling)
     qubits = {qubit: index for index, qubit in enumerate(circuit.qubits)}
     clbits = {clbit: index for index, clbit in enumerate(circuit.clbits)}
     lowering.block(circuit, _Scope(qubits=qubits, clbits=clbits, bindings={}, loop=None))
@@ -122,11 +129,11 @@ def lower(
 
 
 class _Lowering:
-    def __init__(self, gates: frozenset[str], angles: Angles, *, keep_identities: bool) -> None:
+    def __init__(self, gates: frozenset[str], angles: Angles, *, keep_idling: bool) -> None:
         self.steps: list[Step] = []
         self._gates = gates
         self._angles = angles
-        self._keep_identities = keep_identities
+        self._keep_idling = keep_idling
         self._labels = count()
 
     def block(self, circuit: QuantumCircuit, scope: _Scope) -> None:
@@ -140,7 +147,7 @@ class _Lowering:
     def _gate(
         self, name: str, instruction: CircuitInstruction, params: Sequence[Any], scope: _Scope
     ) -> None:
-        if name == "id" and not self._keep_identities:
+        if name == "id" and not self._keep_idling:
             return
         qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
         values = tuple(_angle(param, scope.bindings, self._angles) for param in params)
@@ -148,9 +155,13 @@ class _Lowering:
 
     def _other(self, instruction: CircuitInstruction, scope: _Scope) -> None:
         operation = instruction.operation
-        if isinstance(operation, (Barrier, Delay)) or not (
+        if isinstance(operation, Barrier) or not (
             instruction.qubits or instruction.clbits or isinstance(operation, ControlFlowOp)
         ):
+            return
+        if isinstance(operation, Delay):
+            if self._keep_idling:
+                self._delay(instruction, operation, scope)
             return
         if isinstance(operation, Measure):
             qubit, clbit = scope.qubits[instruction.qubits[0]], scope.clbits[instruction.clbits[0]]
@@ -165,6 +176,11 @@ class _Lowering:
             self._gate(operation.name, instruction, operation.params, scope)
         else:
             self._definition(instruction, operation, scope)
+
+    def _delay(self, instruction: CircuitInstruction, operation: Delay, scope: _Scope) -> None:
+        qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
+        duration = _angle(operation.duration, scope.bindings, self._angles)
+        self.steps.append(Step(DELAY, qubits, params=(duration, operation.unit)))
 
     def _is_native(self, operation: Operation) -> bool:
         # The name of a gate with open controls ends in ``_o…``, so it is none of these.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from qiskit_aer.backends.backend_utils import BASIS_GATES
 
 from app.executors.admission import shots_bytes, statevector_bytes
-from app.executors.lowering import JUMP, MARK, MEASURE, RESET, Step
+from app.executors.angles import Slot
+from app.executors.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,7 @@ NONE = "none"
 STATEVECTOR_GATES = frozenset(BASIS_GATES[STATEVECTOR]) - {"diagonal", "multiplexer"}
 #: gates that a matrix product state runs as well.
 COMMON_GATES = STATEVECTOR_GATES.intersection(BASIS_GATES[MATRIX_PRODUCT_STATE])
-_DENSITY_MATRIX_GATES = frozenset(BASIS_GATES[DENSITY_MATRIX])
+_DENSITY_MATRIX_STEPS = frozenset((*BASIS_GATES[DENSITY_MATRIX], DELAY))
 
 _CLIFFORD_GATES = frozenset(
     ("x", "y", "z", "h", "s", "sdg", "sx", "sxdg", "cx", "cy", "cz", "swap", "ecr")
@@ -103,7 +104,7 @@ def choose_noisy(reduced: Reduced, *, shots: int, memory_bytes: int) -> Method:
         reduced.readout is not None
         and 2**reduced.qubits <= shots
         and statevector_bytes(2 * reduced.qubits) + per_shot <= memory_bytes
-        and all(step.name in _DENSITY_MATRIX_GATES for step in reduced.steps)
+        and all(step.name in _DENSITY_MATRIX_STEPS for step in reduced.steps)
     ):
         return Method(name=DENSITY_MATRIX, steps=reduced.steps)
     fits = statevector_bytes(reduced.qubits) + per_shot <= memory_bytes
@@ -129,6 +130,13 @@ def _branches(steps: Iterable[Step], shots: int) -> int:
         elif step.name in (MEASURE, RESET):
             splits += 1
     return min(shots, 1 << splits)
+
+
+def is_clifford(steps: Iterable[Step]) -> bool:
+    """Whether a stabilizer tableau runs all steps at every parameter set."""
+    steps = tuple(steps)
+    open_angles = any(isinstance(param, Slot) for step in steps for param in step.params)
+    return not open_angles and _clifford(steps) is not None
 
 
 def _clifford(steps: Iterable[Step]) -> list[Step] | None:

@@ -16,7 +16,7 @@ from qiskit_aer.backends.controller_wrappers import AerCircuit, AerConfig, aer_c
 
 from app.errors import ExecutionError, ProgramTooLarge
 from app.executors.conditions import AerExpression, BitsEqual
-from app.executors.lowering import JUMP, MARK, MEASURE, RESET, Step
+from app.executors.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step, delay_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,6 +132,8 @@ def _circuit(run: Run, *, memory: int) -> AerCircuit:
             circuit.measure(step.qubits, step.clbits, step.clbits)
         elif step.name == RESET:
             circuit.reset(step.qubits, _ALWAYS)
+        elif step.name == DELAY:
+            circuit.gate("id", step.qubits, (), (), _ALWAYS, None, delay_label(*step.params))
         elif step.name == JUMP:
             _jump(circuit, step, everywhere, flag=memory)
         elif step.name == MARK:

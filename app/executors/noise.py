@@ -1,26 +1,63 @@
-"""What goes wrong in a simulation? A noise model as the caller sent it."""
+"""What goes wrong in a simulation? The interface of noise, and a model that the caller sent."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qiskit import transpile
 from qiskit.exceptions import QiskitError
 from qiskit_aer.noise import NoiseModel
 
 from app.errors import InvalidProgram
+from app.executors.observables import ROTATIONS
+from app.executors.options import BASIS_GATES
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
+
+    from app.executors.observables import Rotations
+    from app.executors.reduction import Reduced
 
 #: what Qiskit raises at values that make no sense to it.
 _REFUSALS = (QiskitError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-class Noise:
-    """A noise model, whose errors may belong to certain qubits."""
+class Noise(Protocol):
+    """What goes wrong; asked before a circuit is lowered, and with what is left of it then."""
+
+    #: where it comes from, in words.
+    source: str
+    #: option of it that some circuit did not allow → why; grows with ``conforming``.
+    unmet: dict[str, str]
+
+    @property
+    def rotations(self) -> Rotations:
+        """Gates that turn a basis into Z, with the errors that they have."""
+        ...
+
+    def conforming(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, list[int] | None]:
+        """Give ``circuit`` in gates and along couplings that the errors are about.
+
+        Returns:
+            the circuit, and where each of its qubits ends; None if where it was.
+
+        Raises:
+            InvalidProgram: that is not possible.
+        """
+        ...
+
+    def on(self, reduced: Reduced) -> NoiseModel:
+        """Give the noise of a circuit whose qubits are numbered anew."""
+        ...
+
+
+class SentNoise:
+    """A noise model that the caller sent; its errors may belong to certain qubits."""
+
+    source = "options.simulator.noise_model"
+    rotations = ROTATIONS
 
     def __init__(
         self, document: object, *, basis_gates: object, coupling_map: object, seed: int
@@ -41,6 +78,7 @@ class Noise:
         self._basis_gates = basis_gates
         self._coupling_map = coupling_map
         self._seed = seed
+        self.unmet: dict[str, str] = {}
         self._models: dict[tuple[int, ...], NoiseModel] = {}
         try:
             _model(self._errors)
@@ -53,6 +91,9 @@ class Noise:
     def conforming(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, list[int] | None]:
         """Give ``circuit`` in the basis gates and along the couplings that were asked for.
 
+        Gates that cannot be made of the basis gates stay as they are: clients send a basis that
+        goes with the noise and not with the circuit.
+
         Returns:
             the circuit, and where each of its qubits ends; None if where it was.
 
@@ -61,26 +102,30 @@ class Noise:
         """
         if self._basis_gates is None and self._coupling_map is None:
             return circuit, None
+        if self._basis_gates is not None:
+            try:
+                return self._conformed(circuit, self._basis_gates)
+            except _REFUSALS:
+                self.unmet[BASIS_GATES] = "not every circuit can be made of these gates"
         try:
-            conforming = transpile(
-                circuit,
-                basis_gates=self._basis_gates,
-                coupling_map=self._coupling_map,
-                optimization_level=0,
-                seed_transpiler=self._seed % 2**32,
-            )
+            return self._conformed(circuit, None)
         except _REFUSALS as exc:
             message = (
-                "options.simulator: the circuit cannot be brought to these basis gates and this "
-                f"coupling map: {str(exc)[:200]}"
+                "options.simulator.coupling_map: the circuit cannot be routed along it;"
+                " it must connect as many qubits as the circuit has"
             )
             raise InvalidProgram("coupling_map", message) from exc
-        if conforming.layout is None:
-            return conforming, None
-        return conforming, conforming.layout.final_index_layout()
 
-    def on(self, qubits: tuple[int, ...]) -> NoiseModel:
-        """Give the noise of a circuit whose qubit ``i`` is ``qubits[i]`` of the model."""
+    def _conformed(
+        self, circuit: QuantumCircuit, basis_gates: object
+    ) -> tuple[QuantumCircuit, list[int] | None]:
+        return conformed(
+            circuit, basis_gates=basis_gates, coupling_map=self._coupling_map, seed=self._seed
+        )
+
+    def on(self, reduced: Reduced) -> NoiseModel:
+        """Give the noise of a circuit whose qubit ``i`` is ``reduced.origins[i]`` of the model."""
+        qubits = reduced.origins
         if qubits not in self._models:
             self._models[qubits] = self._renumbered(qubits)
         return self._models[qubits]
@@ -100,6 +145,26 @@ class Noise:
             if local:
                 errors.append({**error, "gate_qubits": local})
         return _model(errors)
+
+
+def conformed(
+    circuit: QuantumCircuit, *, basis_gates: object, coupling_map: object, seed: int
+) -> tuple[QuantumCircuit, list[int] | None]:
+    """Translate and route ``circuit``, and change nothing else of it.
+
+    Returns:
+        the circuit, and where each of its qubits ends; None if where it was.
+    """
+    conforming = transpile(
+        circuit,
+        basis_gates=basis_gates,
+        coupling_map=coupling_map,
+        optimization_level=0,
+        seed_transpiler=seed % 2**32,
+    )
+    if conforming.layout is None:
+        return conforming, None
+    return conforming, conforming.layout.final_index_layout()
 
 
 def _model(errors: list[Any]) -> NoiseModel:

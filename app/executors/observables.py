@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from app.errors import InvalidProgram
 from app.executors.lowering import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import numpy.typing as npt
 
     from app.executors.samples import Samples
@@ -31,8 +32,19 @@ _CHARACTERS = {
     "1": ("Z", 0.0, 1.0),
 }
 
-#: basis → gates that turn it into Z.
-_ROTATIONS = {"X": ("h",), "Y": ("sdg", "h"), "Z": ()}
+#: projector → the Pauli, and its sign, that it is half of, besides half of the identity.
+_PROJECTORS = {
+    character: (basis, one_sign)
+    for character, (basis, zero, one) in _CHARACTERS.items()
+    if (one_sign := zero - one) and 0.0 in (zero, one)
+}
+#: Most terms that one term with projectors is written out as.
+_MOST_TERMS = 4096
+
+#: basis → gates, and their angles, that turn it into Z.
+Rotations = Mapping[str, Sequence[tuple[str, tuple[float, ...]]]]
+
+ROTATIONS: Rotations = {"X": (("h", ()),), "Y": (("sdg", ()), ("h", ())), "Z": ()}
 
 
 @dataclass(kw_only=True)
@@ -52,12 +64,12 @@ class Group:
         both = (self.flips | self.phases) & (flips | phases)
         return not both & ((self.flips ^ flips) | (self.phases ^ phases))
 
-    def rotations(self, places: Mapping[int, int]) -> list[Step]:
+    def rotations(self, places: Mapping[int, int], gates: Rotations = ROTATIONS) -> list[Step]:
         """Gates before the measurement of the qubits in ``places``, each renamed as there."""
         return [
-            Step(gate, (place,))
+            Step(gate, (place,), params=angles)
             for qubit, place in places.items()
-            for gate in _ROTATIONS[self.bases[qubit]]
+            for gate, angles in gates[self.bases[qubit]]
         ]
 
     def moments(
@@ -94,7 +106,7 @@ class Group:
         for coefficient, term in self.terms:
             value = np.full(total.shape, coefficient)
             for part, chosen in zip(columns, rows, strict=True):
-                factors = [_factor(term[qubit], part[qubit]) for qubit in term if qubit in part]
+                factors = [factor(term[qubit], part[qubit]) for qubit in term if qubit in part]
                 if factors:
                     value *= np.prod(factors, axis=0)[chosen]
             unread = (term[q] for q in term if not any(q in part for part in columns))
@@ -102,9 +114,35 @@ class Group:
         return total
 
 
-def _factor(character: str, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+def factor(character: str, bits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Give what a character of a term is for some outcomes of its qubit."""
     _, zero, one = _CHARACTERS[character]
     return np.where(bits, one, zero)
+
+
+def pauli_terms(observable: Observable) -> Observable:
+    """Write out the projectors of an observable in Paulis.
+
+    Raises:
+        InvalidProgram: that would be too many terms.
+    """
+    written: Observable = {}
+    for characters, coefficient in observable.items():
+        projectors = sum(character in _PROJECTORS for character in characters)
+        if 2**projectors > _MOST_TERMS:
+            message = f"{projectors} projectors in one term; in Paulis that is 2^{projectors} terms"
+            raise InvalidProgram("projectors", message)
+        choices = [
+            (("I", 0.5), (_PROJECTORS[each][0], 0.5 * _PROJECTORS[each][1]))
+            if each in _PROJECTORS
+            else ((each, 1.0),)
+            for each in characters
+        ]
+        for choice in product(*choices):
+            term = "".join(character for character, _ in choice)
+            share = coefficient * prod(weight for _, weight in choice)
+            written[term] = written.get(term, 0.0) + share
+    return written
 
 
 def grouped(

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.errors import InvalidProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import ItemsView, Iterator
 
 NOISE_MODEL = "simulator.noise_model"
 COUPLING_MAP = "simulator.coupling_map"
 BASIS_GATES = "simulator.basis_gates"
 #: in the order in which they are looked for.
-_SEEDS = ("simulator.seed_simulator", "seed_estimator")
+_SEEDS = ("simulator.seed_simulator", "seed_estimator", "experimental.seed_simulator")
 
 #: what is in effect whenever it is set: the pubs have their shots and precision from there.
 _HONOURED = frozenset(("default_shots", "default_precision", "execution.meas_type", NOISE_MODEL))
 #: path of an option, or of the options above it → why it has no effect.
 _REASONS = {
-    "dynamical_decoupling": "nothing decoheres while a simulated qubit waits",
-    "twirling": "a simulation samples the circuit as it is, without twirls",
-    "resilience": "a simulation of this executor does not mitigate errors",
-    "resilience_level": "a simulation of this executor does not mitigate errors",
+    "dynamical_decoupling": "a simulation schedules nothing, so no qubit waits for another",
+    "twirling": "nothing goes wrong in this run, so twirls would change nothing",
+    "resilience": "nothing goes wrong in this run, so there is nothing to mitigate",
+    "resilience_level": "nothing goes wrong in this run, so there is nothing to mitigate",
     "execution.init_qubits": "every shot of a simulation starts with all qubits in |0>",
     "execution.rep_delay": "no time passes between two shots of a simulation",
-    COUPLING_MAP: "without noise the result is the same for every coupling map",
-    BASIS_GATES: "without noise the result is the same for all basis gates",
+    "execution.scheduler_timing": "a simulation schedules nothing",
+    "execution.stretch_values": "a simulation schedules nothing",
+    COUPLING_MAP: "circuits are routed for a noise model of the options only",
+    BASIS_GATES: "circuits are translated for a noise model of the options only",
     "experimental": "this executor has no experimental options",
 }
+#: sections that are about noise.
+_ABOUT_NOISE = ("twirling", "resilience", "resilience_level")
 _UNKNOWN = "this executor has no such option"
 _CLASSIFIED = "classified"
 
@@ -52,6 +56,19 @@ class Options:
             )
             raise InvalidProgram("meas_type", message)
 
+    def items(self) -> ItemsView[str, object]:
+        """Give the path and the value of every option that is set."""
+        return self._values.items()
+
+    def section(self, path: str) -> dict[str, Any]:
+        """Give the options below ``path`` that are set."""
+        above = f"{path}."
+        return {
+            name.removeprefix(above): value
+            for name, value in self._values.items()
+            if name.startswith(above)
+        }
+
     def get(self, path: str) -> object:
         """Give the value of one option, None if it is not set."""
         return self._values.get(path)
@@ -66,21 +83,29 @@ class Options:
         return None
 
     def without_effect(
-        self, *, seed: int, noisy: bool, resilience_level: int = 0
+        self, *, seed: int, noisy: bool = False, resilience_level: int = 0
     ) -> dict[str, str]:
-        """Give the path of every option that was set in vain, and the reason."""
+        """Give the path of every option that was set in vain, and the reason.
+
+        Args:
+            seed: of the run.
+            noisy: whether something goes wrong, so that options that are about it have an effect.
+            resilience_level: of an estimator.
+        """
         values = dict(self._values)
         if resilience_level:
             values["resilience_level"] = resilience_level
+        routed = self.get(NOISE_MODEL) is not None
         return {
             path: reason
             for path, value in values.items()
-            if (reason := _reason(path, value, seed=seed, noisy=noisy)) is not None
+            if not (noisy and path.partition(".")[0] in _ABOUT_NOISE)
+            and (reason := _reason(path, value, seed=seed, routed=routed)) is not None
         }
 
 
-def _reason(path: str, value: object, *, seed: int, noisy: bool) -> str | None:
-    if path in _HONOURED or (noisy and path in (COUPLING_MAP, BASIS_GATES)):
+def _reason(path: str, value: object, *, seed: int, routed: bool) -> str | None:
+    if path in _HONOURED or (routed and path in (COUPLING_MAP, BASIS_GATES)):
         return None
     if path in _SEEDS:
         return None if value == seed else f"the seed of this run was {seed}"

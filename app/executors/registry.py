@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 
 #: packages that bring an executor name it in this group: ``name = "module:factory"``.
 GROUP = "qfleet.executors"
+#: picks one of the executors for a program; is none itself.
+AUTO = "auto"
 
 #: a factory is called with ``resources=`` and gives an ``Executor``.
-_BUILT_IN = {"aer": "app.executors.aer:AerExecutor"}
+_BUILT_IN = {
+    "aer": "app.executors.aer:AerExecutor",
+    "noisy": "app.executors.noisy:noisy_executor",
+}
 
 
 def names() -> tuple[str, ...]:
-    """Names of all executors, sorted.
+    """What a worker may serve, sorted: all executors, and ``auto``.
 
     Raises:
         ConfigurationInvalid: two executors have the same name.
     """
-    return tuple(sorted(_factories()))
+    return tuple(sorted((AUTO, *_factories())))
 
 
 def load(name: str, resources: Resources) -> Executor:
@@ -38,13 +43,15 @@ def load(name: str, resources: Resources) -> Executor:
     return _factory(name)(resources=resources)
 
 
-def preload(name: str) -> None:
-    """Import the executor ``name``, so that processes forked later need not.
+def preload() -> None:
+    """Import every executor, and what ``auto`` looks with, so that forked processes need not.
 
     Raises:
-        ConfigurationInvalid: no executor has that name, or it cannot be imported.
+        ConfigurationInvalid: one cannot be imported.
     """
-    _factory(name)
+    for name in _factories():
+        _factory(name)
+    import_module("app.executors.auto")
 
 
 def _factory(name: str) -> Callable[..., Executor]:
@@ -65,6 +72,9 @@ def _factory(name: str) -> Callable[..., Executor]:
 def _factories() -> dict[str, str]:
     factories = dict(_BUILT_IN)
     for entry in _plugins():
+        if entry.name == AUTO:
+            message = f"no executor can be called {AUTO!r}, as {entry.value!r} is; uninstall it"
+            raise ConfigurationInvalid(message, executor=AUTO)
         if factories.setdefault(entry.name, entry.value) != entry.value:
             message = (
                 f"executor {entry.name!r} is both {factories[entry.name]!r} and {entry.value!r}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from app.errors import InvalidProgram
 from app.executors.admission import counts_bytes
 from app.executors.angles import Angles
 from app.executors.registers import Registers
-from app.primitives.programs import SamplerPubResult
+from app.primitives.programs import ExecutionSpan, SamplerPubResult
 
 if TYPE_CHECKING:
     from app.executors.noise import Noise
@@ -64,7 +65,7 @@ class SamplerRun:
         self, simulation: Simulation, rng: np.random.Generator
     ) -> tuple[SamplerPubResult, dict[str, object]]:
         """Give the samples, and what was simulated."""
-        pub = self._pub
+        pub, started = self._pub, datetime.now(UTC)
         angles = Angles(pub.circuit.parameters)
         steps = simulation.steps(self._circuit, angles, pub.shots)
         components = [simulation.reduced(part) for part in simulation.components(steps)]
@@ -96,5 +97,6 @@ class SamplerRun:
             shape=pub.shape,
             registers=self._registers.apart(packed, pub.shape),
             metadata={"circuit_metadata": pub.circuit.metadata or {}},
+            span=ExecutionSpan(started=started, finished=datetime.now(UTC)),
         )
         return result, provenance

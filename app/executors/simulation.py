@@ -23,6 +23,7 @@ from app.executors.methods import (
     choose_noisy,
 )
 from app.executors.native import Run
+from app.executors.observables import ROTATIONS
 from app.executors.reduction import components, reduce
 from app.executors.samples import Samples, counted, drawn, normalised
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from app.executors.lowering import Step
     from app.executors.native import Controller
     from app.executors.noise import Noise
+    from app.executors.observables import Rotations
     from app.executors.reduction import Reduced
 
 #: Aer's seeds are signed 64-bit integers.
@@ -73,11 +75,16 @@ class Simulation:
         """Whether operations go wrong."""
         return self._noise is not None
 
+    @property
+    def rotations(self) -> Rotations:
+        """Gates that turn a basis into Z."""
+        return ROTATIONS if self._noise is None else self._noise.rotations
+
     def steps(self, circuit: QuantumCircuit, angles: Angles, shots: int) -> list[Step]:
         """Lower ``circuit`` to gates that whatever method it will need can run."""
         if self._noise is not None:
             # Errors are attached to the names of gates, so no gate is replaced by others.
-            return lower(circuit, STATEVECTOR_GATES, angles, keep_identities=True)
+            return lower(circuit, STATEVECTOR_GATES, angles, keep_idling=True)
         steps = lower(circuit, STATEVECTOR_GATES, angles)
         # An estimator reads up to all qubits besides.
         outcomes = shots_bytes(shots, circuit.num_clbits + circuit.num_qubits)
@@ -206,7 +213,7 @@ class Simulation:
             method=method.name,
             seed=seed,
             branching=method.states > 1,
-            noise=None if self._noise is None else self._noise.on(reduced.origins),
+            noise=None if self._noise is None else self._noise.on(reduced),
         )
         try:
             if reduced.readout is None:

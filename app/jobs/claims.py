@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.errors import WorkerLost
 from app.jobs.connection import translated
 from app.jobs.job import Failure, JobStatus
-from app.jobs.records import chunks_of, decode_job, encode_failure, pairs
+from app.jobs.records import chunks_of, decode_job, encode_choice, encode_failure, pairs
 from app.jobs.session import RAN_OUT
 from app.lua.scripts import source
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import redis
 
     from app.jobs.job import Job, WorkerReport
+    from app.primitives.programs import Choice
 
 #: Chunks of a result whose attempt was fenced off, or never committed, are gone after this time.
 ORPHAN_S = 3600
@@ -115,6 +116,7 @@ class ClaimStore:
         self._retention_ms = round(retention_s * 1000)
         self._next = client.register_script(source("next"))
         self._lost = client.register_script(source("lost"))
+        self._hand_over = client.register_script(source("hand_over"))
         self._beat = client.register_script(source("beat"))
         self._reap = client.register_script(source("reap"))
         self._leave = client.register_script(source("leave"))
@@ -232,6 +234,49 @@ class ClaimStore:
                 ]
             ).decode()
         return None if status == "stale" else JobStatus(status)
+
+    def hand_over(
+        self, *, slot: str, job: Job, choice: Choice, wakeup: str
+    ) -> Literal["Queued", "unserved", "stale"]:
+        """Put a job that this slot has claimed into the queue of another executor.
+
+        It keeps its place, its priority and its session, and the claim is none of its attempts.
+
+        Args:
+            slot: the slot that claimed it.
+            job: the claimed job.
+            choice: the executor, and why.
+            wakeup: message for the queue of that executor.
+
+        Returns:
+            ``Queued``; with ``unserved`` (no live worker serves that executor) and ``stale`` (the
+            attempt is no longer current) nothing changed.
+        """
+        with translated():
+            outcome: Literal["Queued", "unserved", "stale"] = self._hand_over(
+                args=[
+                    f"{self._worker}:{slot}",
+                    job.id,
+                    job.attempt,
+                    choice.executor,
+                    encode_choice(choice),
+                    wakeup,
+                    self._wakeup_cap,
+                ]
+            ).decode()
+        return outcome
+
+    def live(self) -> dict[str, int]:
+        """Executors that live → qubits of the largest state vector a worker of it can hold."""
+        with translated():
+            workers = self._client.zrange("workers", 0, -1)
+            names = [f"worker:{worker.decode()}" for worker in workers]
+            reports = self._client.mget(names) if names else []
+        live: dict[str, int] = {}
+        for report in map(json.loads, filter(None, reports)):
+            for executor in report["executors"]:
+                live[executor] = max(live.get(executor, 0), report["qubits"])
+        return live
 
     def beat(self, *, report: WorkerReport, busy: Sequence[Busy]) -> tuple[Busy, ...]:
         """Say that this worker lives; extend the leases of the jobs its slots run.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from app.primitives.programs import Choice
 
 
 class JobStatus(StrEnum):
@@ -118,8 +120,8 @@ class Job:
     target: str = ""
     #: how long it has run, all attempts together.
     run_s: float = 0.0
-    #: what the run was: executor, method, versions, …; JSON values.
-    metadata: dict[str, Any] = field(default_factory=dict)
+    #: why its executor is this one, when ``auto`` has handed it over.
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

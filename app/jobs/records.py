@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from app.jobs.job import Failure, Job, JobStatus
+from app.primitives.programs import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,8 +53,8 @@ def decode_job(job_id: str, record: Mapping[bytes, bytes]) -> Job:
         image=text("image"),
         calibration_id=text("calibration_id") or None,
         target=text("target"),
+        choice=_decode_choice(record.get(b"choice", b"")),
         run_s=int(text("run_ms") or 0) / 1000,
-        metadata=orjson.loads(record.get(b"metadata") or b"{}"),
     )
 
 
@@ -70,6 +71,16 @@ def encode_submission(submission: Submission) -> list[str]:
         "target": submission.target,
     }
     return [part for field in fields.items() for part in field]
+
+
+def encode_choice(choice: Choice) -> str:
+    """The ``choice`` field."""
+    return json.dumps({"executor": choice.executor, "because": choice.because})
+
+
+def _decode_choice(field: bytes) -> Choice | None:
+    """The choice in a ``choice`` field; None for an empty one."""
+    return Choice(**json.loads(field)) if field else None
 
 
 def encode_failure(failure: Failure | None) -> bytes:

@@ -208,6 +208,12 @@ class JobStore:
             log: bytes | None = await self._client.get(f"log:{job.id}")
         return (log or b"").decode()
 
+    async def provenance(self, *, job: Job) -> dict[str, Any]:
+        """What the job's last run was: executor, method, seed, versions, …; empty before it ran."""
+        with translated():
+            document = await self._client.get(f"provenance:{job.id}")
+        return dict(json.loads(document)) if document else {}
+
     async def position(self, *, job: Job) -> int | None:
         """Its place among its owner's queued jobs, 1 is next; None when not queued."""
         with translated():

@@ -102,6 +102,11 @@ SCHEMA: tuple[Key, ...] = (
         content="what the job's last run has logged",
     ),
     Key(
+        pattern="provenance:{id}",
+        type="string",
+        content="what the job's last run was (JSON): executor, method, seed, versions, times",
+    ),
+    Key(
         pattern="session:{id}",
         type="hash",
         content="the session's record: state, mode, backend, times. The truth.",
@@ -110,6 +115,11 @@ SCHEMA: tuple[Key, ...] = (
         pattern="session:{id}:ready",
         type="zset",
         content="its queued jobs → order: priority first, then arrival",
+    ),
+    Key(
+        pattern="session:{id}:ready:{executor}",
+        type="zset",
+        content="those of one executor: a job may have been handed over to another",
     ),
     Key(
         pattern="sessions:{owner}:{instance}",

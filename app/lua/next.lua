@@ -5,7 +5,7 @@
 --       5 wake-up message, 6 cap of wake-ups, 7 retention ms,
 --       8 id of the finished job or '', 9 its attempt, 10 final status, 11 failure (JSON) or '',
 --       12 reason code or '', 13 result (chunk 0; '' when its chunks lie there already),
---       14 number of result chunks, 15 metadata (JSON) or '', 16 log of the run or ''.
+--       14 number of result chunks, 15 provenance (JSON) or '', 16 log of the run or ''.
 -- Gives {outcome of the finish: 'committed' | 'fenced' | 'none'}, or, with a claim,
 -- {outcome, id, attempt, params chunk 0, field, value, … of the record}.
 -- A finish with an attempt that is not the current one changes nothing. A claim whose answer was lost is
@@ -30,7 +30,8 @@ local function commit(id, attempt)
   else
     for chunk = 0, chunks - 1 do redis.call('PERSIST', prefix .. chunk) end
   end
-  redis.call('HSET', 'job:' .. id, 'result_chunks', chunks, 'metadata', ARGV[15])
+  redis.call('HSET', 'job:' .. id, 'result_chunks', chunks)
+  if ARGV[15] ~= '' then redis.call('SET', 'provenance:' .. id, ARGV[15]) end
   if ARGV[16] ~= '' then redis.call('SET', 'log:' .. id, ARGV[16]) end
   finalise(job, ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[7]), now)
   return 'committed'

@@ -163,8 +163,14 @@ local function session_settles(id, now, retention_ms)
   end
 end
 
+-- All that is queued of a session, and that of one executor: a job may have been handed over to another.
+local function session_queues(job)
+  local all = 'session:' .. job.session .. ':ready'
+  return all, all .. ':' .. job.executor
+end
+
 local function session_enqueues(job, order, now)
-  redis.call('ZADD', 'session:' .. job.session .. ':ready', order, job.id)
+  for _, queue in ipairs({session_queues(job)}) do redis.call('ZADD', queue, order, job.id) end
   local of = session(job.session)
   if of and of.state == 'active' then
     look_at(of.id, deadline(of))
@@ -178,7 +184,7 @@ local function next_dedicated(executor, now)
   while true do
     local id = redis.call('ZRANGE', sessions, 0, 0)[1]
     if not id then return nil end
-    local job = redis.call('ZRANGE', 'session:' .. id .. ':ready', 0, 0)[1]
+    local job = redis.call('ZRANGE', 'session:' .. id .. ':ready:' .. executor, 0, 0)[1]
     if job then
       redis.call('ZADD', sessions, integer(now), id)
       return job
@@ -220,20 +226,22 @@ local function dequeue(job)
   redis.call('ZREM', mine, job.id)
   redis.call('ZREM', 'arrivals:' .. job.executor, job.id)
   if redis.call('EXISTS', mine) == 0 then redis.call('ZREM', 'ready:' .. job.executor, job.owner) end
-  if job.session ~= '' then redis.call('ZREM', 'session:' .. job.session .. ':ready', job.id) end
+  if job.session ~= '' then
+    for _, queue in ipairs({session_queues(job)}) do redis.call('ZREM', queue, job.id) end
+  end
 end
 
 local function read(id)
   local values = redis.call('HMGET', 'job:' .. id, 'status', 'attempt', 'owner', 'executor', 'holder',
     'started', 'created', 'sequence', 'priority', 'crashes', 'listed', 'scope', 'session_id', 'backend',
-    'program_id', 'tags', 'arrival')
+    'program_id', 'tags', 'arrival', 'handed_over')
   if not values[1] then return nil end
   return {
     id = id, status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
     holder = values[5] or '', started = number(values[6], 0), created = tonumber(values[7]),
     sequence = tonumber(values[8]), priority = tonumber(values[9]), crashes = tonumber(values[10]),
     listed = values[11] == '1', scope = values[12], session = values[13], backend = values[14],
-    program = values[15], tags = values[16], arrival = values[17],
+    program = values[15], tags = values[16], arrival = values[17], handed_over = number(values[18], 0),
   }
 end
 
@@ -322,6 +330,13 @@ local function cancel_queued(of, failure, retention_ms, most, now)
   return redis.call('ZCARD', ready)
 end
 
+-- To the queue of its executor, at its place there. The caller has stopped it.
+local function requeue(job, now)
+  redis.call('HSET', 'job:' .. job.id, 'status', 'Queued')
+  redis.call('HDEL', 'job:' .. job.id, 'holder', 'started')
+  enqueue(job, now)
+end
+
 -- Running → Queued, or → Failed when it was tried too often. `kind` is `crash` (its sandbox died: the
 -- job goes to the end of the queue, or one poison job would starve the pool), `lost` (its worker went
 -- silent: the job keeps its place) or `returned` (its worker stops: likewise, and nobody is to blame, so it
@@ -329,7 +344,7 @@ end
 local function give_back(job, kind, failure, limits, now)
   local crashes = job.crashes
   if kind == 'crash' then crashes = redis.call('HINCRBY', 'job:' .. job.id, 'crashes', 1) end
-  local often = crashes >= limits.max_crashes or job.attempt >= limits.max_attempts
+  local often = crashes >= limits.max_crashes or job.attempt - job.handed_over >= limits.max_attempts
   if kind ~= 'returned' and often then
     finalise(job, 'Failed', failure, '', limits.retention_ms, now)
     redis.call('LPUSH', 'dead', job.id)
@@ -342,9 +357,7 @@ local function give_back(job, kind, failure, limits, now)
     job.sequence = next_sequence(now)
     redis.call('HSET', 'job:' .. job.id, 'sequence', integer(job.sequence))
   end
-  redis.call('HSET', 'job:' .. job.id, 'status', 'Queued')
-  redis.call('HDEL', 'job:' .. job.id, 'holder', 'started')
-  enqueue(job, now)
+  requeue(job, now)
   count(1, 'jobs_requeued_total', kind)
   return 'Queued'
 end
@@ -363,7 +376,7 @@ local function erase(id)
   local chunks = redis.call('HMGET', 'job:' .. id, 'params_chunks', 'result_chunks')
   for chunk = 0, number(chunks[1], 0) - 1 do redis.call('DEL', 'params:' .. id .. ':' .. chunk) end
   erase_result(id, job.attempt, number(chunks[2], 0))
-  redis.call('DEL', 'job:' .. id, 'log:' .. id)
+  redis.call('DEL', 'job:' .. id, 'log:' .. id, 'provenance:' .. id)
   if job.listed then unlist(job) end
 end
 

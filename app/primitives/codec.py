@@ -10,15 +10,31 @@ import orjson
 from app.errors import InvalidProgram
 from app.primitives.params import decode_qasm_params
 from app.primitives.programs import (
+    CALIBRATE,
     ESTIMATOR,
+    EXECUTOR,
+    NOISE_LEARNER,
     QASM3,
     QASM3_CHECK,
     SAMPLER,
+    BoxesResult,
+    CalibrationResult,
     CountsResult,
+    LayersResult,
+    PrimitiveResult,
     QasmProgram,
+    QuantumResult,
 )
 from app.primitives.qasm.load import load_circuit
+from app.primitives.runtime.calibration import decode_calibration, encode_calibration
+from app.primitives.runtime.noise_learning import (
+    decode_noise_learner,
+    encode_boxes_result,
+    encode_layers_result,
+)
 from app.primitives.runtime.pubs import decode_estimator, decode_sampler
+from app.primitives.runtime.quantum_programs import decode_quantum_program
+from app.primitives.runtime.quantum_results import encode_quantum_result
 from app.primitives.runtime.results import encode_primitive_result
 
 if TYPE_CHECKING:
@@ -46,6 +62,12 @@ def decode_program(program_id: str, params: bytes, limits: ProgramLimits) -> Pro
         return decode_sampler(params, limits)
     if program_id == ESTIMATOR:
         return decode_estimator(params, limits)
+    if program_id == EXECUTOR:
+        return decode_quantum_program(params, limits)
+    if program_id == NOISE_LEARNER:
+        return decode_noise_learner(params, limits)
+    if program_id == CALIBRATE:
+        return decode_calibration(params, limits)
     raise InvalidProgram("program_id", f"there is no program {program_id[:64]!r}")
 
 
@@ -71,6 +93,16 @@ def encode_result(result: Result) -> bytes:
     Of an OpenQASM task ``{"counts": {bitstring: occurrences}, "metadata": {…}}``, of a primitive
     the typed JSON that the client's decoder reads.
     """
-    if isinstance(result, CountsResult):
-        return orjson.dumps({"counts": result.counts, "metadata": result.metadata})
-    return encode_primitive_result(result)
+    match result:
+        case CountsResult():
+            return orjson.dumps({"counts": result.counts, "metadata": result.metadata})
+        case PrimitiveResult():
+            return encode_primitive_result(result)
+        case QuantumResult():
+            return encode_quantum_result(result)
+        case LayersResult():
+            return encode_layers_result(result)
+        case BoxesResult():
+            return encode_boxes_result(result)
+        case CalibrationResult():
+            return encode_calibration(result)

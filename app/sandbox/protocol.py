@@ -15,13 +15,16 @@ import orjson
 from app.config import ProgramLimits
 from app.executors import Resources
 from app.jobs.job import Failure
+from app.primitives.programs import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 LENGTHS = struct.Struct(">II")
 #: Longest header of a frame.
-HEADER_BYTES = 1 << 20
+HEADER_BYTES = 1 << 24
+#: Longest text of a choice.
+CHOICE_CHARS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,18 @@ class Request:
     resources: Resources
     #: least severe log record that is written: a level's name.
     log_level: str = "WARNING"
+    #: why this executor runs it, when ``auto`` has handed it over.
+    choice: Choice | None = None
+    #: what ``auto`` may choose from: executor → qubits of the largest state vector that a live
+    #: worker of it can hold.
+    live: Mapping[str, int] = field(default_factory=dict)
+    #: executors of this worker.
+    served: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """How a job ended in its sandbox: exactly one of ``result`` and ``failure``."""
+    """How a job ended in its sandbox: exactly one of ``result``, ``failure`` and ``hand_over``."""
 
     result: bytes | None
     failure: Failure | None
@@ -51,6 +61,8 @@ class Reply:
     metadata: dict[str, object] = field(default_factory=dict)
     #: what the job logged and wrote to stdout and stderr, cut to ``SandboxLimits.output_bytes``.
     output: str = ""
+    #: the executor, none of this worker's, that shall run it instead.
+    hand_over: Choice | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +110,9 @@ def encode_request(request: Request, *, cpu_limit_s: float) -> bytes:
         "limits": request.limits.model_dump(),
         "resources": asdict(request.resources),
         "log_level": request.log_level,
+        "choice": None if request.choice is None else asdict(request.choice),
+        "live": dict(request.live),
+        "served": request.served,
         "cpu_limit_s": cpu_limit_s,
     }
     return encode_frame(header, request.params)
@@ -116,6 +131,9 @@ def decode_request(header: bytes, body: bytes) -> tuple[Request, float]:
         limits=ProgramLimits.model_construct(**document["limits"]),
         resources=Resources(**document["resources"]),
         log_level=document["log_level"],
+        choice=document["choice"] and Choice(**document["choice"]),
+        live=document["live"],
+        served=tuple(document["served"]),
     )
     return request, document["cpu_limit_s"]
 
@@ -124,6 +142,7 @@ def encode_reply(reply: Reply, condition: Condition) -> bytes:
     """The frame that answers a request."""
     header = {
         "failure": None if reply.failure is None else asdict(reply.failure),
+        "hand_over": None if reply.hand_over is None else asdict(reply.hand_over),
         "metadata": reply.metadata,
         "rss_bytes": condition.rss_bytes,
     }
@@ -140,15 +159,18 @@ def decode_reply(header: bytes, body: bytes, *, output: str) -> tuple[Reply, Con
         document = orjson.loads(header)
         failure = document["failure"]
         decoded = None if failure is None else _failure(failure)
+        choice = document["hand_over"]
+        hand_over = None if choice is None else _choice(choice)
         _require(isinstance(document["metadata"], dict), "metadata")
         _require(isinstance(document["rss_bytes"], int), "rss_bytes")
     except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
         raise MalformedFrame(f"{type(exc).__name__} in a reply") from exc
     reply = Reply(
-        result=body if decoded is None else None,
+        result=body if decoded is None and hand_over is None else None,
         failure=decoded,
         metadata=document["metadata"],
         output=output,
+        hand_over=hand_over,
     )
     return reply, Condition(rss_bytes=document["rss_bytes"])
 
@@ -158,6 +180,12 @@ def _failure(document: dict[str, Any]) -> Failure:
     _require(isinstance(code, str) and isinstance(message, str), "failure")
     _require(isinstance(details, dict), "details")
     return Failure(code=code, message=message, details=details)
+
+
+def _choice(document: dict[str, Any]) -> Choice:
+    executor, because = document["executor"], document["because"]
+    _require(isinstance(executor, str) and isinstance(because, str), "hand_over")
+    return Choice(executor=executor, because=because[:CHOICE_CHARS])
 
 
 def _require(condition: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence

@@ -66,6 +66,12 @@ FLEET_METRICS: tuple[Metric, ...] = (
         help="Claims given back because the worker was lost or the sandbox crashed.",
     ),
     Metric(
+        name="jobs_handed_over_total",
+        kind="counter",
+        labels=("executor",),
+        help="Jobs that `auto` gave to the queue of this executor.",
+    ),
+    Metric(
         name="jobs_dead_total",
         kind="counter",
         help="Jobs that failed because their worker or sandbox died too often.",

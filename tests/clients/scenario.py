@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import qiskit_ibm_runtime
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
-from qiskit.circuit import Parameter
+from qiskit.circuit import Parameter, ParameterVector
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
@@ -63,6 +63,10 @@ CALLS: list[Callable[[User], str | None]] = []
 
 class Lacking(Exception):
     """The client has no such call."""
+
+
+class TooLate(BaseException):
+    """A call has not ended in time. HTTP libraries catch every Exception, and try again."""
 
 
 class User:
@@ -301,6 +305,17 @@ def backends_by_name(user: User) -> None:
 
 
 @call
+def backends_by_what_they_can(user: User) -> None:
+    wide = user.service.backends(min_num_qubits=100, simulator=False)
+    simulators = user.service.backends(simulator=True)
+
+    assert WIDE_DEVICE in [backend.name for backend in wide]
+    assert all(backend.num_qubits >= 100 for backend in wide)
+    assert SIMULATOR in [backend.name for backend in simulators]
+    assert DEVICE not in [backend.name for backend in simulators]
+
+
+@call
 def backend_that_is_unknown_is_refused(user: User) -> None:
     refused(QiskitBackendNotFoundError, lambda: user.service.backend("fake_nowhere@aer"))
 
@@ -357,6 +372,24 @@ def backend_properties(user: User) -> None:
         assert math.isclose(ours.t1(qubit), fake.t1(qubit))
         assert math.isclose(ours.readout_error(qubit), fake.readout_error(qubit))
     assert math.isclose(ours.gate_error("cx", [0, 1]), fake.gate_error("cx", [0, 1]))
+
+
+@call
+def backend_properties_at_a_time(user: User) -> None:
+    properties = user.device.properties(datetime=datetime.now(tz=UTC))
+
+    assert math.isclose(properties.t1(0), FakeManilaV2().properties().t1(0))
+
+
+@call
+def calibration_that_is_unknown_is_refused(user: User) -> None:
+    if "calibration_id" not in inspect.signature(QiskitRuntimeService.backend).parameters:
+        raise Lacking
+
+    refused(
+        QiskitBackendNotFoundError,
+        lambda: user.service.backend(DEVICE, calibration_id="never-was"),
+    )
 
 
 @call
@@ -445,6 +478,22 @@ def sampler_parameter_sweep(user: User) -> None:
 
 
 @call
+def sampler_parameter_vector(user: User) -> None:
+    """Values belong to parameters in the order of their names, where 10 comes after 2."""
+    turns = ParameterVector("turn", 12)
+    circuit = QuantumCircuit(12)
+    for qubit, turn in reversed(list(enumerate(turns))):
+        circuit.rx(turn, qubit)
+    circuit.measure_all()
+    bits = "110100000101"
+    angles = [math.pi * int(bit) for bit in reversed(bits)]
+
+    data = result_of(user.submit(user.simulator, (circuit, angles), shots=20))[0].data
+
+    assert data.meas.get_counts() == {bits: 20}, data.meas.get_counts()
+
+
+@call
 def sampler_several_pubs(user: User) -> None:
     flip = QuantumCircuit(1)
     flip.x(0)
@@ -454,6 +503,25 @@ def sampler_several_pubs(user: User) -> None:
 
     assert [pub.data.meas.num_shots for pub in result] == [30, 20]
     assert result[1].data.meas.get_counts() == {"1": 20}
+
+
+@call
+def sampler_many_pubs(user: User) -> None:
+    result = result_of(user.submit(user.simulator, *[bell()] * 200, shots=10))
+
+    assert [pub.data.meas.num_shots for pub in result] == [10] * 200
+
+
+@call
+def sampler_twirling_and_decoupling(user: User) -> None:
+    options = {
+        "twirling": {"enable_gates": True, "enable_measure": True, "num_randomizations": 4},
+        "dynamical_decoupling": {"enable": True, "sequence_type": "XY4"},
+    }
+
+    result = result_of(user.submit(user.device, isa(bell(), user.device), shots=1000, **options))
+
+    check_bell(result[0].data.meas.get_counts(), 1000)
 
 
 @call
@@ -609,6 +677,17 @@ def job_by_id(user: User) -> None:
     assert job.status() == "DONE"
     assert job.primitive_id == "sampler"
     check_bell(result_of(job)[0].data.meas.get_counts(), 100)
+
+
+@call
+def job_of_another_instance(user: User) -> None:
+    """Who names no instance finds the jobs of all."""
+    elsewhere = user.connect(instance="second")
+    job = user.submit(elsewhere.backend(SIMULATOR), bell(), shots=100)
+
+    found = user.connect().job(job.job_id())
+
+    check_bell(result_of(found)[0].data.meas.get_counts(), 100)
 
 
 @call
@@ -898,7 +977,8 @@ def session(user: User) -> None:
         for job in jobs:
             check_bell(result_of(job)[0].data.meas.get_counts(), 100)
         assert session.status() == "In progress, accepting new jobs", session.status()
-    assert {job.session_id for job in jobs} == {session.session_id}
+    read = [user.service.job(job.job_id()) for job in jobs]
+    assert [job.session_id for job in read] == [session.session_id] * 2
     refused((RuntimeError, IBMRuntimeError), lambda: user.submit_bell(session))
 
 
@@ -1026,7 +1106,7 @@ def outcome_of(function: Callable[[User], str | None], user: User) -> dict[str, 
         note = function(user) or ""
     except Lacking:
         ok, note = None, "the client has no such call"
-    except Exception as exc:  # noqa: BLE001 - the calls after it are to be made
+    except (Exception, TooLate) as exc:  # noqa: BLE001 - the calls after it are to be made
         line = traceback.extract_tb(exc.__traceback__)[-1]
         ok, note = False, f"{type(exc).__name__}: {exc} ({Path(line.filename).name}: {line.line})"
     finally:
@@ -1036,7 +1116,7 @@ def outcome_of(function: Callable[[User], str | None], user: User) -> dict[str, 
 
 
 def give_up(number: int, frame: object) -> None:
-    raise TimeoutError(f"no end within {CALL_TIMEOUT_S} s")
+    raise TooLate(f"no end within {CALL_TIMEOUT_S} s")
 
 
 def main() -> None:

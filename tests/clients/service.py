@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import subprocess
@@ -64,6 +65,8 @@ class Service:
     def run_scenario(self, version: str) -> dict[str, dict[str, Any]]:
         """Call → what became of it, with this client."""
         done = self.run(version, str(SCENARIO), timeout_s=SCENARIO_TIMEOUT_S)
+        if self.stack.request("GET", "/health")[0] != http.client.OK:
+            raise RuntimeError("the stack is not what it was before the scenario")
         if done.returncode:
             raise RuntimeError(f"the scenario did not come to its end: {done.stderr}")
         outcomes = [json.loads(line) for line in done.stdout.splitlines()]

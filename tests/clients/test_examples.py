@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 VERSION = "0.51.0"
 #: Example → what its output holds.
 EXAMPLES = {
-    "sampler.py": r"simulator@aer \{'(00|11)': \d+, '(00|11)': \d+\}\n\w+ fake_manila@aer \{",
+    "sampler.py": r"simulator@aer \{'(00|11)': \d+, '(00|11)': \d+\}\n\S+ fake_manila@aer \{",
     "estimator.py": r"IZ \[.*\] \+- \[.*\]\nXX \[",
     "session.py": r"In progress, accepting new jobs\nthe sign changes near 1\.[4-7]",
-    "batch.py": r"4 jobs in \w+",
+    "batch.py": r"4 jobs in \S+",
 }
 PAGES = ("README.md", "docs/howto/connect.md")
 

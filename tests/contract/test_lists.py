@@ -185,7 +185,7 @@ async def test_a_log_and_the_provenance_are_kept(store: JobStore, worker: ClaimS
 
     job = await store.read(scope=ALICE, job_id=job.id)
     assert await store.log(job=job) == "line 1\nline 2"
-    assert job.metadata == {"executor": "aer"}
+    assert await store.provenance(job=job) == {"executor": "aer"}
 
 
 async def test_a_request_whose_answer_did_not_arrive_is_the_same_job(

@@ -86,9 +86,11 @@ def estimate(
     *pubs: EstimatorPub,
     seed: int | None = 7,
     options: dict[str, object] | None = None,
+    level: int = 1,
     aer: AerExecutor = AER,
 ) -> PrimitiveResult:
-    result = aer.run(EstimatorProgram(pubs=pubs, options=options or {}, seed=seed), TARGET)
+    program = EstimatorProgram(pubs=pubs, options=options or {}, resilience_level=level, seed=seed)
+    result = aer.run(program, TARGET)
     assert isinstance(result, PrimitiveResult)
     return result
 

@@ -144,7 +144,8 @@ def test_noisy_values_are_those_of_the_noisy_state() -> None:
     ]
     observable = {"XZ": 1.0, "ZZ": 0.5, "YY": -0.7}
 
-    result = estimate(estimator_pub(circuit, observable, [[0.4]]), options=simulator(model))
+    pub = estimator_pub(circuit, observable, [[0.4]])
+    result = estimate(pub, options=simulator(model), level=0)
 
     operator = SparsePauliOp.from_list(list(observable.items()))
     exact = DensityMatrix(state).expectation_value(operator).real
@@ -160,14 +161,43 @@ def test_a_noisy_circuit_is_routed_along_the_couplings_asked_for() -> None:
     observables = [{"IIZ": 1.0}, {"IZI": 1.0}, {"ZII": 1.0}]
     line = {"coupling_map": [[0, 1], [1, 0], [1, 2], [2, 1]], "basis_gates": ["x", "cx", "rz"]}
 
-    free = estimate(estimator_pub(circuit, observables), options=simulator(model))
-    routed = estimate(estimator_pub(circuit, observables), options=simulator(model, **line))
+    pub = estimator_pub(circuit, observables)
+    free = estimate(pub, options=simulator(model), level=0)
+    routed = estimate(pub, options=simulator(model, **line), level=0)
     circuit.measure_all()
     counts = joined_counts(sample(sampler_pub(circuit), options=simulator(model, **line)))
 
     assert abs(values(free)[[0, 2]]).max() < 0.1
     assert values(routed).tolist() == [-1, 1, -1]
     assert counts == {"101": SHOTS}
+
+
+def test_a_circuit_that_the_basis_gates_cannot_make_is_run_as_it_is() -> None:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(depolarizing_error(1, 2), ["cx"])
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+
+    result = sample(sampler_pub(circuit), options=simulator(model, basis_gates=["x", "cx"]))
+
+    counts = joined_counts(result)
+    # Every outcome has probability 1/4, 5 sigma of the binomial distribution.
+    assert all(abs(counts[key] - SHOTS / 4) < 5 * (SHOTS * 3 / 16) ** 0.5 for key in counts)
+    assert len(counts) == 4
+    assert result.metadata["options_without_effect"] == {
+        "simulator.basis_gates": "not every circuit can be made of these gates"
+    }
+
+
+def test_a_circuit_that_does_not_fit_the_couplings_is_refused() -> None:
+    model = NoiseModel()
+
+    with pytest.raises(InvalidProgram, match="cannot be routed") as refusal:
+        sample(sampler_pub(measured(3)), options=simulator(model, coupling_map=[[0, 1]]))
+
+    assert refusal.value.reason == "coupling_map"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +242,7 @@ def test_an_estimator_may_have_a_seed_of_its_own() -> None:
     assert result.metadata["seed"] == 11
     assert result.metadata["options_without_effect"] == {
         "seed_estimator": "the seed of this run was 11",
-        "resilience_level": "a simulation of this executor does not mitigate errors",
+        "resilience_level": "nothing goes wrong in this run, so there is nothing to mitigate",
     }
 
 
@@ -249,7 +279,7 @@ def test_every_option_without_effect_is_named_with_its_reason() -> None:
         "new",
     }
     assert reasons["twirling.enable_gates"] == (
-        "a simulation samples the circuit as it is, without twirls"
+        "nothing goes wrong in this run, so twirls would change nothing"
     )
     assert reasons["new"] == "this executor has no such option"
 

@@ -26,8 +26,8 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setattr(registry, "_plugins", lambda: (entry,))
 
 
-def test_aer_is_built_in() -> None:
-    assert "aer" in registry.names()
+def test_a_worker_may_serve_what_is_built_in_and_auto() -> None:
+    assert registry.names() == ("aer", "auto", "noisy")
 
 
 def test_listing_executors_imports_no_qiskit() -> None:
@@ -53,7 +53,7 @@ def test_a_plugin_is_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
 
     executor = registry.load("echo", RESOURCES)
 
-    assert registry.names() == ("aer", "echo")
+    assert registry.names() == ("aer", "auto", "echo", "noisy")
     assert isinstance(executor, Echo)
     assert executor.resources is RESOURCES
 
@@ -64,6 +64,13 @@ def test_a_plugin_cannot_take_the_name_of_another_executor(
     install(monkeypatch, "aer", f"{__name__}:Echo")
 
     with pytest.raises(ConfigurationInvalid, match="'aer' is both"):
+        registry.names()
+
+
+def test_no_executor_can_be_called_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "auto", f"{__name__}:Echo")
+
+    with pytest.raises(ConfigurationInvalid, match="no executor can be called 'auto'"):
         registry.names()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from app.jobs.claims import ClaimStore
 from app.jobs.connection import connect_gateway, connect_worker
 from app.jobs.job import Failure, Job, JobStatus, Submission
 from app.jobs.store import JobStore
+from app.primitives.programs import Choice
 from app.runner import Runner
 from app.sandbox.protocol import Reply, Request, SandboxKilled
 from tests.integration.fleet import wait_until
@@ -71,7 +73,8 @@ class Bench:
         self.runner = Runner(
             claims=self.claims,
             sandboxes=self.sandboxes,
-            wakeups={"aer": WAKEUP},
+            executors=("aer", "auto"),
+            wakeup=lambda _: WAKEUP,
             limits=ProgramLimits(),
             resources=Resources(threads=1, memory_bytes=1 << 30, max_result_bytes=1 << 20),
             time_limit_s=60,
@@ -96,14 +99,22 @@ class Bench:
 
         return asyncio.run(ask())
 
-    def add(self, **changes: Any) -> Job:
-        submission = Submission(program_id="qasm3", params=b"p", backend="simulator@aer", **changes)
+    def add(self, executor: str = "aer", **changes: Any) -> Job:
+        backend = f"simulator@{executor}"
+        submission = Submission(program_id="qasm3", params=b"p", backend=backend, **changes)
         job: Job = self.ask(
             lambda store: store.add(
-                scope="alice:default", executor="aer", submission=submission, wakeup=WAKEUP
+                scope="alice:default", executor=executor, submission=submission, wakeup=WAKEUP
             )
         )
         return job
+
+    def report(self, worker: str, *executors: str) -> None:
+        """Let a worker of these executors live."""
+        document = json.dumps({"executors": executors, "qubits": 33})
+        self.raw.set(f"worker:{worker}", document)
+        self.raw.zadd("workers", {worker: 1})
+        self.runner.learn(self.claims.live())
 
     def read(self, job: Job) -> Job:
         found: Job = self.ask(lambda store: store.read(scope="alice:default", job_id=job.id))
@@ -390,3 +401,93 @@ def test_a_slice_that_is_over_leaves_the_rest_to_a_successor(
 
     assert bench.read(job).status is JobStatus.QUEUED
     assert bench.raw.llen("aer") == 1
+
+
+# --- auto ---------------------------------------------------------------------------------------
+
+GPU = Choice(executor="gpu", because="24 qubits")
+
+
+def give_away(request: Request, _time_limit_s: float) -> Reply:
+    """Hand everything over that may be."""
+    if request.executor == "auto" and "gpu" in request.live:
+        return Reply(result=None, failure=None, hand_over=GPU)
+    return Reply(result=b"{}", failure=None)
+
+
+def test_a_job_is_handed_over_to_the_executor_that_was_chosen(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(give_away)
+    bench.report("other", "gpu")
+    job, neighbour = bench.add("auto"), bench.add("auto")
+
+    bench.runner.serve("auto")
+
+    for found in (bench.read(job), bench.read(neighbour)):
+        assert (found.status, found.executor, found.choice) == (JobStatus.QUEUED, "gpu", GPU)
+    assert bench.raw.llen("gpu") == 2
+    assert bench.runner.busy() == ()
+
+
+def test_the_sandbox_learns_why_a_job_came_to_its_executor(
+    make_bench: Callable[..., Bench],
+) -> None:
+    seen: list[Request] = []
+
+    def script(request: Request, time_limit_s: float) -> Reply:
+        seen.append(request)
+        return give_away(request, time_limit_s)
+
+    bench = make_bench(script)
+    bench.report("other", "gpu")
+    job = bench.add("auto")
+
+    bench.runner.serve("auto")
+    bench.runner._executors = ("gpu",)
+    bench.runner.serve("gpu")
+
+    assert bench.read(job).status is JobStatus.COMPLETED
+    assert [request.choice for request in seen] == [None, GPU]
+    assert [dict(request.live) for request in seen] == [{"gpu": 33}, {}]
+
+
+def test_a_job_stays_when_the_last_worker_of_the_other_executor_has_just_gone(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(give_away)
+    bench.report("other", "gpu")
+    bench.raw.delete("worker:other")
+    job = bench.add("auto")
+
+    bench.runner.serve("auto")
+
+    found = bench.read(job)
+    assert (found.status, found.executor, found.attempt) == (JobStatus.COMPLETED, "auto", 1)
+
+
+@pytest.mark.parametrize("executor", ["auto", "unheard_of"])
+def test_a_sandbox_cannot_send_a_job_where_it_likes(
+    make_bench: Callable[..., Bench], executor: str
+) -> None:
+    choice = Choice(executor=executor, because="I want to")
+    bench = make_bench(lambda *_: Reply(result=None, failure=None, hand_over=choice))
+    bench.report("other", "gpu", "auto")
+    job = bench.add("auto")
+
+    bench.runner.serve("auto")
+
+    found = bench.read(job)
+    assert (found.status, found.executor, found.crashes) == (JobStatus.FAILED, "auto", 3)
+
+
+def test_only_jobs_of_auto_are_handed_over(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(lambda *_: Reply(result=None, failure=None, hand_over=GPU))
+    bench.report("other", "gpu")
+    job = bench.add()
+
+    bench.runner.serve("aer")
+
+    found = bench.read(job)
+    assert (found.status, found.executor) == (JobStatus.FAILED, "aer")
+    assert bench.raw.llen("gpu") == 0

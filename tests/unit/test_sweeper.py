@@ -34,6 +34,9 @@ class RecordingRunner:
     def busy(self) -> tuple[Busy, ...]:
         return self._busy
 
+    def learn(self, live: dict[str, int]) -> None:
+        self.live = live
+
     def kill(self, slot_name: str, job_id: str) -> bool:
         self.killed.append((slot_name, job_id))
         self.heard.set()
@@ -70,6 +73,12 @@ def sweeper(client: redis.Redis, runner: RecordingRunner, heartbeat: Path | None
 def test_a_tick_reports_the_worker_and_how_busy_it_is(client: redis.Redis) -> None:
     sweeper(client, RecordingRunner(Busy(slot="0", job_id="none", attempt=1))).tick()
     assert b'"busy": 1' in client.get("worker:w")
+
+
+def test_a_tick_tells_the_runner_who_lives(client: redis.Redis) -> None:
+    runner = RecordingRunner()
+    sweeper(client, runner).tick()
+    assert runner.live == {"aer": 0}
 
 
 def test_a_tick_kills_what_is_no_longer_ours(client: redis.Redis) -> None:

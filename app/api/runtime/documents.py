@@ -57,15 +57,18 @@ def _state(job: Job) -> dict[str, Any]:
     }
 
 
-def metrics_document(job: Job, position: int | None) -> dict[str, Any]:
+def metrics_document(
+    job: Job, *, position: int | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
     """When the job was where, and what it used.
 
     Args:
         job: the job.
         position: its place among its owner's queued jobs, 1 is next; None when not queued.
+        provenance: what its last run was.
     """
     seconds = job.run_s
-    versions = job.metadata.get("versions")
+    versions = provenance.get("versions")
     return {
         "timestamps": {
             "created": time_text(job.created),
@@ -83,7 +86,7 @@ def metrics_document(job: Job, position: int | None) -> dict[str, Any]:
         "circuits_execution_time_ns": round(seconds * 1e9) if job.status.is_final else None,
         "position_in_queue": position,
         "attempts": job.attempt,
-        "provenance": job.metadata,
+        "provenance": provenance,
     }
 
 

@@ -191,7 +191,9 @@ async def metrics(job_id: str, services: Shared, caller: Caller) -> Response:
     job = await _job(services, caller, job_id)
     queued = job.status is JobStatus.QUEUED
     position = await services.dispatcher.position(job) if queued else None
-    return Response(orjson.dumps(metrics_document(job, position)), media_type="application/json")
+    provenance = await services.dispatcher.provenance(job)
+    document = metrics_document(job, position=position, provenance=provenance)
+    return Response(orjson.dumps(document), media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", status_code=HTTPStatus.NO_CONTENT, response_class=Response)

@@ -47,12 +47,7 @@ def read_blob(node: Node, budget: Budget, limit: str) -> bytes:
     Raises:
         InvalidProgram: they do not, or there are more.
     """
-    if not isinstance(node.value, str):
-        raise node.refused("blob", "must be base64 text")
-    try:
-        compressed = base64.b64decode(node.value, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise node.refused("blob", "not valid base64") from exc
+    compressed = _from_base64(node)
     stream = zlib.decompressobj()
     try:
         # One byte more than allowed shows that there is more.
@@ -67,13 +62,26 @@ def read_blob(node: Node, budget: Budget, limit: str) -> bytes:
     return content
 
 
+def read_base64(node: Node, budget: Budget, limit: str) -> bytes:
+    """Bytes that stand as base64 only; ``limit`` says how many there may be.
+
+    Raises:
+        InvalidProgram: they do not, or there are more.
+    """
+    content = _from_base64(node)
+    budget.spend(node, limit, len(content))
+    return content
+
+
 def read_array(node: Node, budget: Budget, *, complex_too: bool = False) -> npt.NDArray[Any]:
     """A numeric array: typed, or plain lists in lists, or a number.
 
     Raises:
         InvalidProgram: it is no such array, too large, or not all of its elements are finite.
     """
-    array = node.typed("ndarray")[1] if node.is_typed() else node
+    if not node.is_typed():
+        return _from_lists(node, complex_too=complex_too)
+    _, array, _ = node.typed("ndarray")
     if not isinstance(array.value, str):
         return _from_lists(array, complex_too=complex_too)
     content = read_blob(array, budget, "array_bytes")
@@ -98,6 +106,15 @@ def encode_array(array: npt.NDArray[Any]) -> dict[str, str]:
     np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
     content = zlib.compress(file.getbuffer(), _LEVEL)
     return {"__type__": "ndarray", "__value__": base64.b64encode(content).decode()}
+
+
+def _from_base64(node: Node) -> bytes:
+    if not isinstance(node.value, str):
+        raise node.refused("blob", "must be base64 text")
+    try:
+        return base64.b64decode(node.value, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise node.refused("blob", "not valid base64") from exc
 
 
 def _from_lists(node: Node, *, complex_too: bool) -> npt.NDArray[Any]:

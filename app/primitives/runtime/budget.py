@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 #: limit → what is counted, in words.
 _COUNTED = {
     "circuit_bytes": "bytes of decompressed circuits",
+    "samplex_bytes": "bytes of samplexes",
     "array_bytes": "bytes of decompressed arrays",
     "parameter_sets": "parameter sets",
     "observables": "observables",

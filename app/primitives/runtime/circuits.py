@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import struct
+from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from ibm_quantum_schemas.common.annotation_serializer import AnnotationSerializer
 from qiskit import QuantumCircuit, qpy
 
 from app.primitives.qasm.place import Rejected
@@ -16,6 +18,10 @@ from app.primitives.runtime.document import Node, parse_at
 from app.primitives.sanitise import sanitise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from qiskit.circuit.annotation import QPYSerializer
+
     from app.config import ProgramLimits
     from app.primitives.runtime.budget import Budget
 
@@ -25,7 +31,6 @@ if TYPE_CHECKING:
 _FILE = struct.Struct("!6sB3xQ2x")
 _MAGIC = b"QISKIT"
 _TABLE_SINCE = 16
-_TABLE_ENTRY = struct.Struct("!Q")
 #: A circuit's header: its numbers of qubits and of classical bits are all that is looked at here.
 _CIRCUIT = struct.Struct("!2x1x2xII")
 #: The first version that is read without Python code that evaluates expressions.
@@ -35,6 +40,8 @@ _OLDEST = 13
 _RESERVED = re.compile(rb"__\w+__")
 _KEYS = frozenset((b"__type__", b"__value__", b"__module__", b"__class__"))
 _MESSAGE_CHARS = 200
+#: Namespace of the annotations that boxes of a quantum program may have → what makes their reader.
+ANNOTATIONS = {"samplomatic": AnnotationSerializer}
 
 
 def read_circuit(node: Node, budget: Budget) -> QuantumCircuit:
@@ -45,42 +52,114 @@ def read_circuit(node: Node, budget: Budget) -> QuantumCircuit:
     """
     _, value, _ = node.typed("QuantumCircuit")
     content = read_blob(value, budget, "circuit_bytes")
-    _check_header(node, content, budget.limits)
-    if any(name not in _KEYS for name in _RESERVED.findall(content)):
-        message = "names that begin and end with two underscores are not allowed"
-        raise node.refused("reserved_name", message)
-    circuit = _loaded(node, content, budget)
-    _check_metadata(node, circuit, budget)
+    (circuit,) = load_circuits([node], content, budget)
     return circuit
 
 
-def _check_header(node: Node, content: bytes, limits: ProgramLimits) -> None:
-    """Refuse what costs a lot to load: the reader makes as many bits as a header claims."""
+def load_circuits(
+    nodes: Sequence[Node],
+    content: bytes,
+    budget: Budget,
+    annotations: Mapping[str, Callable[[], QPYSerializer]] | None = None,
+) -> list[QuantumCircuit]:
+    """The circuits in a QPY file.
+
+    Args:
+        nodes: what is blamed, one for each circuit; the first one for the whole file, too.
+        content: the file.
+        budget: what the circuits may use.
+        annotations: namespace of annotations → what makes their reader.
+
+    Raises:
+        InvalidProgram: it has another number of circuits, or they use what is not allowed.
+    """
+    check_qpy(nodes, content, budget.limits)
+    circuits = _loaded(nodes[0], content, annotations or {})
+    for node, circuit in zip(nodes, circuits, strict=True):
+        _sanitise(node, circuit, budget)
+        _check_metadata(node, circuit, budget)
+    return circuits
+
+
+def check_qpy(nodes: Sequence[Node], content: bytes, limits: ProgramLimits) -> int:
+    """Refuse what costs a lot to load: the reader makes as many bits as a header claims.
+
+    Args:
+        nodes: what is blamed, one for each circuit; the first one for the whole file, too.
+        content: the file.
+        limits: what a circuit may have.
+
+    Returns:
+        the version of the file.
+
+    Raises:
+        InvalidProgram: it has another number of circuits, one is too large, or it names something
+            of Python's own.
+    """
+    version, starts = _starts(nodes, content)
+    for node, start in zip(nodes, starts, strict=True):
+        try:
+            qubits, clbits = _CIRCUIT.unpack_from(content[start : start + _CIRCUIT.size])
+        except struct.error as exc:
+            raise node.refused("circuit", "not a circuit in QPY") from exc
+        if qubits > limits.qubits:
+            raise node.refused("too_many_qubits", f"{qubits} qubits; {limits.qubits} are allowed")
+        if clbits > limits.clbits:
+            message = f"{clbits} classical bits; {limits.clbits} are allowed"
+            raise node.refused("too_many_bits", message)
+    if any(name not in _KEYS for name in _RESERVED.findall(content)):
+        message = "names that begin and end with two underscores are not allowed"
+        raise nodes[0].refused("reserved_name", message)
+    return version
+
+
+def _starts(nodes: Sequence[Node], content: bytes) -> tuple[int, Sequence[int]]:
+    """Version of a file, and where its circuits begin."""
+    file = nodes[0]
     try:
         magic, version, circuits = _FILE.unpack_from(content)
-        start = _FILE.size
-        if version >= _TABLE_SINCE:
-            (start,) = _TABLE_ENTRY.unpack_from(content, start)
-        qubits, clbits = _CIRCUIT.unpack_from(content[start:])
     except struct.error as exc:
-        raise node.refused("circuit", "not a circuit in QPY") from exc
+        raise file.refused("circuit", "not a circuit in QPY") from exc
     if magic != _MAGIC:
-        raise node.refused("circuit", "not a circuit in QPY")
+        raise file.refused("circuit", "not a circuit in QPY")
     if not _OLDEST <= version <= qpy.common.QPY_VERSION:
         message = f"QPY version {version}; {_OLDEST} to {qpy.common.QPY_VERSION} are read here"
-        raise node.refused("qpy_version", message)
-    if circuits != 1:
-        raise node.refused("circuit", f"{circuits} circuits where one is expected")
-    if qubits > limits.qubits:
-        raise node.refused("too_many_qubits", f"{qubits} qubits; {limits.qubits} are allowed")
-    if clbits > limits.clbits:
-        raise node.refused("too_many_bits", f"{clbits} classical bits; {limits.clbits} are allowed")
-
-
-def _loaded(node: Node, content: bytes, budget: Budget) -> QuantumCircuit:
+        raise file.refused("qpy_version", message)
+    if circuits != len(nodes):
+        wanted = "one is" if len(nodes) == 1 else f"{len(nodes)} are"
+        raise file.refused("circuit", f"{circuits} circuits where {wanted} expected")
+    if version < _TABLE_SINCE:
+        if circuits > 1:
+            message = f"several circuits in one file are read from QPY version {_TABLE_SINCE} on"
+            raise file.refused("qpy_version", message)
+        return version, (_FILE.size,)
     try:
-        (circuit,) = qpy.load(BytesIO(content))
-        return sanitise(circuit, budget.limits)
+        return version, struct.unpack_from(f"!{circuits}Q", content, _FILE.size)
+    except struct.error as exc:
+        raise file.refused("circuit", "not a circuit in QPY") from exc
+
+
+def _loaded(
+    node: Node, content: bytes, annotations: Mapping[str, Callable[[], QPYSerializer]]
+) -> list[QuantumCircuit]:
+    with _readable(node):
+        circuits: list[QuantumCircuit] = qpy.load(
+            BytesIO(content), annotation_factories=annotations
+        )
+    return circuits
+
+
+def _sanitise(node: Node, circuit: QuantumCircuit, budget: Budget) -> None:
+    # A definition may be made when it is first looked at.
+    with _readable(node):
+        sanitise(circuit, budget.limits)
+
+
+@contextmanager
+def _readable(node: Node) -> Iterator[None]:
+    """Blame ``node`` for whatever goes wrong inside."""
+    try:
+        yield
     except Rejected as exc:
         raise node.refused(exc.reason, exc.message) from exc
     except RecursionError as exc:

@@ -72,7 +72,7 @@ class Node:
         """
         fields = self._object()
         if TYPE in fields:
-            shown = repr(fields[TYPE])[:_SHOWN_CHARS]
+            shown = repr(fields[TYPE].value)[:_SHOWN_CHARS]
             raise self.refused("type_not_allowed", f"a value of type {shown} is not allowed here")
         return fields
 
@@ -177,16 +177,19 @@ class Node:
             raise self.refused("out_of_range", f"{value} is not in the range {least} to {most}")
         return value
 
-    def plain(self, types: Mapping[str, Callable[[Node], Any]] | None) -> Any:
+    def plain(
+        self, types: Mapping[str, Callable[[Node], Any]] | None, *, chars: int = TEXT_CHARS
+    ) -> Any:
         """The value as it is, all of it checked.
 
         Args:
             types: types of values that may stand in it, and what reads them; None: such values
                 are left as they came.
+            chars: longest text in it.
         """
         value = self.value
         if isinstance(value, str):
-            return self.text()
+            return self.text(chars)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int):
@@ -194,12 +197,12 @@ class Node:
         if isinstance(value, float):
             return self.number()
         if isinstance(value, list):
-            return [element.plain(types) for element in self.elements()]
+            return [element.plain(types, chars=chars) for element in self.elements()]
         if types and self.is_typed():
             name, _, _ = self.typed(*types)
             return types[name](self)
         fields = self._object() if types is None else self.fields()
-        return {key: field.plain(types) for key, field in fields.items()}
+        return {key: field.plain(types, chars=chars) for key, field in fields.items()}
 
     def _object(self) -> dict[str, Node]:
         value = self.value

@@ -70,6 +70,51 @@ def read_estimator_options(node: Node, budget: Budget) -> dict[str, Any]:
     return options
 
 
+def read_layers_options(node: Node, budget: Budget) -> dict[str, Any]:
+    """The options of a noise learner for circuits; what is not set is not there.
+
+    Raises:
+        InvalidProgram: one is not known or not in its range.
+    """
+    common = _common(budget)
+    options: dict[str, Any] = _section(
+        **_learning(budget),
+        max_layers_to_learn=_or_null(_integer(0, _ELEMENTS)),
+        twirling_strategy=_word("active", "active-accum", "active-circuit", "all"),
+        support_qiskit=_flag,
+        simulator=common["simulator"],
+        experimental=common["experimental"],
+    )(node)
+    return options
+
+
+def read_boxes_options(node: Node, budget: Budget) -> dict[str, Any]:
+    """The options of a noise learner for boxes; what is not set is not there.
+
+    Raises:
+        InvalidProgram: one is not known or not in its range.
+    """
+    check = _section(
+        enable=_flag, x_pulse_type=_word("xslow", "rx"), strategy=_word("node", "edge")
+    )
+    options: dict[str, Any] = _section(
+        **_learning(budget),
+        **_execution(),
+        bit_flip_checks=_section(pre_circuit=check, post_circuit=check),
+        post_selection=check,
+    )(node)
+    return options
+
+
+def _learning(budget: Budget) -> dict[str, Reader]:
+    count = _integer(1, budget.limits.shots)
+    return {
+        "shots_per_randomization": count,
+        "num_randomizations": count,
+        "layer_pair_depths": _list(_integer(0, budget.limits.operations)),
+    }
+
+
 def _common(budget: Budget) -> dict[str, Reader]:
     limits = budget.limits
     randomizations = _or_auto(_integer(1, limits.shots))

@@ -1,0 +1,117 @@
+"""How noisy is a layer of entangling gates? As the caller has learned, or as this run has it.
+
+Noise is written as a Pauli-Lindblad map: https://arxiv.org/abs/2201.09866.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qiskit.quantum_info import PauliLindbladMap
+
+from app.errors import InvalidProgram
+from app.executors.gate_noise import generators
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qiskit import QuantumCircuit
+    from qiskit.circuit import Operation
+
+    from app.executors.boxes import Layer
+    from app.executors.noise import Noise
+
+#: Name and qubits of every entangling gate.
+_Gates = frozenset[tuple[str, tuple[int, ...]]]
+#: Gates whose qubits may be named in any order.
+_SYMMETRIC = frozenset(("cz", "rzz", "swap", "iswap"))
+
+
+def noise_maps(
+    layers: Iterable[Layer],
+    qubits: Sequence[int],
+    *,
+    learned: Sequence[dict[str, Any]],
+    noise: Noise,
+) -> dict[str, PauliLindbladMap]:
+    """Give the noise of layers.
+
+    Args:
+        layers: of a circuit.
+        qubits: number that each qubit of the circuit has on the device.
+        learned: layers and their noise, as in ``resilience.layer_noise_model``; if there are none,
+            the noise of the run is taken.
+        noise: of the run.
+
+    Returns:
+        reference of a layer → its noise, whose qubits are those of the layer, ascending.
+
+    Raises:
+        InvalidProgram: the noise of a layer was not learned.
+    """
+    if not learned:
+        different = {layer.reference: layer for layer in layers}
+        return {name: _of_run(layer, qubits, noise) for name, layer in different.items()}
+    known = {_gates(layer["circuit"], layer["qubits"]): layer for layer in learned}
+    maps = {}
+    for layer in layers:
+        gates = frozenset(
+            _gate(gate.name, tuple(qubits[qubit] for qubit in places))
+            for gate, places in layer.gates
+        )
+        match = known.get(gates)
+        if match is None or match["error"] is None:
+            named = ", ".join(f"{name} {places}" for name, places in sorted(gates))
+            message = f"resilience.layer_noise_model has no noise of the layer {named}"
+            raise InvalidProgram("layer_noise", message[:400])
+        maps[layer.reference] = _map(match, [qubits[qubit] for qubit in layer.qubits])
+    return maps
+
+
+def _gates(circuit: QuantumCircuit, qubits: Sequence[int]) -> _Gates:
+    numbers = dict(zip(circuit.qubits, qubits, strict=True))
+    return frozenset(
+        _gate(instruction.name, tuple(numbers[qubit] for qubit in instruction.qubits))
+        for instruction in circuit.data
+        if len(instruction.qubits) > 1 and instruction.is_standard_gate()
+    )
+
+
+def _gate(name: str, qubits: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    return name, tuple(sorted(qubits)) if name in _SYMMETRIC else qubits
+
+
+def _of_run(layer: Layer, qubits: Sequence[int], noise: Noise) -> PauliLindbladMap:
+    places = {qubit: place for place, qubit in enumerate(layer.qubits)}
+    idle = set(places).difference(*(acted_on for _, acted_on in layer.gates))
+    alone: list[tuple[Operation | None, tuple[int, ...]]] = [(None, (each,)) for each in idle]
+    return PauliLindbladMap.from_sparse_list(
+        [
+            (characters, [places[acted_on[index]] for index in acting], rate)
+            for gate, acted_on in [*layer.gates, *alone]
+            for characters, acting, rate in generators(
+                gate, tuple(qubits[qubit] for qubit in acted_on), noise
+            )
+        ],
+        num_qubits=len(layer.qubits),
+    )
+
+
+def _map(learned: dict[str, Any], qubits: list[int]) -> PauliLindbladMap:
+    """Noise on ``qubits`` only: what happens to others is not seen."""
+    places = {qubit: place for place, qubit in enumerate(qubits)}
+    rates: dict[tuple[str, tuple[int, ...]], float] = {}
+    error = learned["error"]
+    for characters, rate in zip(error["generators"], error["rates"], strict=True):
+        acting = [
+            (character, places[qubit])
+            for character, qubit in zip(reversed(characters), learned["qubits"], strict=True)
+            if character != "I" and qubit in places
+        ]
+        if acting:
+            generator = ("".join(each for each, _ in acting), tuple(place for _, place in acting))
+            rates[generator] = rates.get(generator, 0.0) + float(rate)
+    return PauliLindbladMap.from_sparse_list(
+        [(characters, list(acting), rate) for (characters, acting), rate in rates.items()],
+        num_qubits=len(qubits),
+    )
