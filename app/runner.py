@@ -322,6 +322,7 @@ class Runner:
             params=claim.params,
             limits=self._limits,
             resources=self._resources,
+            attempt=claim.job.attempt,
             log_level=claim.job.log_level,
             choice=claim.job.choice,
             live=live,

@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 from functools import cache
+from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from app.backends.recordings import find_recordings
@@ -61,7 +62,9 @@ def perform(request: Request) -> Reply:
 
 
 def _perform(request: Request) -> Reply:
+    began = perf_counter()
     program = decode_program(request.program_id, request.params, request.limits)
+    decoded = perf_counter()
     if request.program_id == QASM3_CHECK:
         return Reply(result=b"{}", failure=None)
     log.info("%s for %s on %s: decoded", request.program_id, request.target, request.executor)
@@ -73,6 +76,8 @@ def _perform(request: Request) -> Reply:
             return Reply(result=None, failure=None, hand_over=choice)
         name = choice.executor
     result = _executor(name, request.resources).run(program, target)
+    result.metadata["attempt"] = request.attempt
+    result.metadata["timings_s"] = {"decode": decoded - began, "run": perf_counter() - decoded}
     if choice is not None:
         result.metadata["auto"] = {"chosen": choice.executor, "because": choice.because}
     without_effect = result.metadata.get("options_without_effect", {})

@@ -40,6 +40,8 @@ class Request:
     params: bytes
     limits: ProgramLimits
     resources: Resources
+    #: how often the job was claimed.
+    attempt: int = 1
     #: least severe log record that is written: a level's name.
     log_level: str = "WARNING"
     #: why this executor runs it, when ``auto`` has handed it over.
@@ -109,6 +111,7 @@ def encode_request(request: Request, *, cpu_limit_s: float) -> bytes:
         "executor": request.executor,
         "limits": request.limits.model_dump(),
         "resources": asdict(request.resources),
+        "attempt": request.attempt,
         "log_level": request.log_level,
         "choice": None if request.choice is None else asdict(request.choice),
         "live": dict(request.live),
@@ -130,6 +133,7 @@ def decode_request(header: bytes, body: bytes) -> tuple[Request, float]:
         # The parent has validated them; doing it again costs more than a small parse.
         limits=ProgramLimits.model_construct(**document["limits"]),
         resources=Resources(**document["resources"]),
+        attempt=document["attempt"],
         log_level=document["log_level"],
         choice=document["choice"] and Choice(**document["choice"]),
         live=document["live"],

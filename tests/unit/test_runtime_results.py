@@ -81,6 +81,15 @@ def test_the_result_says_when_each_pub_ran() -> None:
     assert metadata["version"] == 2
 
 
+def test_the_result_says_what_ran() -> None:
+    provenance: dict[str, object] = {"executor": "aer", "seed": 7, "qubits": np.int64(3)}
+    pubs = (sampled(c=register(1, 10)),)
+
+    metadata = decoded(PrimitiveResult(pub_results=pubs, metadata=provenance)).metadata
+
+    assert metadata["provenance"] == {"executor": "aer", "seed": 7, "qubits": 3}
+
+
 def test_metadata_of_a_circuit_goes_back_as_it_came() -> None:
     result = PrimitiveResult(pub_results=(sampled(c=register(1, 10)),))
 

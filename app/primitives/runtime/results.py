@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def encode_primitive_result(result: PrimitiveResult) -> bytes:
     """The document of ``GET /jobs/{id}/results``."""
-    metadata = dict(result.result_metadata)
+    metadata = {**result.result_metadata, "provenance": result.metadata}
     spans = [
         _double_slice_span(index, pub, pub.span)
         for index, pub in enumerate(result.pub_results)
@@ -38,7 +38,7 @@ def encode_primitive_result(result: PrimitiveResult) -> bytes:
         ],
         "metadata": metadata,
     }
-    return orjson.dumps(_typed("PrimitiveResult", document))
+    return orjson.dumps(_typed("PrimitiveResult", document), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _sampler_pub(pub: SamplerPubResult) -> dict[str, Any]:
