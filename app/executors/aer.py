@@ -150,7 +150,7 @@ class AerExecutor:
             case BoxesProgram():
                 return self._boxes(program, target)
             case CalibrationProgram():
-                return self._calibration(program, target)
+                return self._calibration(target)
 
     def _counts(self, program: QasmProgram, target: Target) -> CountsResult:
         circuit = program.circuit
@@ -249,10 +249,10 @@ class AerExecutor:
         level = program.resilience_level if isinstance(program, EstimatorProgram) else 0
         return PrimitiveResult(
             pub_results=tuple(results),
-            result_metadata={**suppression.document, "version": _RESULT_VERSION},
+            result_metadata={**suppression.result_metadata, "version": _RESULT_VERSION},
             metadata={
                 **metadata,
-                **suppression.document,
+                **suppression.in_effect,
                 "options_without_effect": {
                     **options.without_effect(
                         seed=seed, noisy=noise is not None, resilience_level=level
@@ -303,11 +303,10 @@ class AerExecutor:
             metadata=self._told_of(target, started) | {"boxes": len(boxes)},
         )
 
-    def _calibration(self, program: CalibrationProgram, target: Target) -> CalibrationResult:
+    def _calibration(self, target: Target) -> CalibrationResult:
         """A simulation is calibrated at once."""
         now, started = datetime.now(UTC), perf_counter()
         return CalibrationResult(
-            schema_version=program.schema_version,
             span=ExecutionSpan(started=now, finished=datetime.now(UTC)),
             metadata=self._told_of(target, started),
         )

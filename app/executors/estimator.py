@@ -74,14 +74,7 @@ class EstimatorRun:
         """
         self._pub = pub
         self._sets = prod(pub.parameter_values.shape[:-1])
-        try:
-            self._shape = pub.shape
-        except ValueError as exc:
-            message = (
-                f"observables of shape {pub.observables.shape} and parameter values of shape "
-                f"{pub.parameter_values.shape[:-1]} cannot be broadcast together"
-            )
-            raise InvalidProgram("broadcast", message) from exc
+        self._shape = require_broadcast(pub)
         circuit, places = (pub.circuit, None) if noise is None else noise.conforming(pub.circuit)
         self._circuit: QuantumCircuit = circuit
         observables: list[Observable] = pub.observables.ravel().tolist()
@@ -259,3 +252,19 @@ class EstimatorRun:
             rng=rng,
         )
         return samples.of({self._clbits[qubit]: qubit for qubit in qubits})
+
+
+def require_broadcast(pub: EstimatorPub) -> tuple[int, ...]:
+    """Give the shape of a pub.
+
+    Raises:
+        InvalidProgram: observables and parameter sets do not fit together.
+    """
+    try:
+        return pub.shape
+    except ValueError as exc:
+        message = (
+            f"observables of shape {pub.observables.shape} and parameter values of shape "
+            f"{pub.parameter_values.shape[:-1]} cannot be broadcast together"
+        )
+        raise InvalidProgram("broadcast", message) from exc

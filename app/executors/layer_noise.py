@@ -13,7 +13,7 @@ from app.errors import InvalidProgram
 from app.executors.gate_noise import generators
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from qiskit import QuantumCircuit
     from qiskit.circuit import Operation
@@ -28,7 +28,7 @@ _SYMMETRIC = frozenset(("cz", "rzz", "swap", "iswap"))
 
 
 def noise_maps(
-    layers: Iterable[Layer],
+    layers: Sequence[Layer],
     qubits: Sequence[int],
     *,
     learned: Sequence[dict[str, Any]],
@@ -39,33 +39,42 @@ def noise_maps(
     Args:
         layers: of a circuit.
         qubits: number that each qubit of the circuit has on the device.
-        learned: layers and their noise, as in ``resilience.layer_noise_model``; if there are none,
-            the noise of the run is taken.
+        learned: layers and their noise, as in ``resilience.layer_noise_model``; others are taken
+            for noiseless, as IBM's schemas say. If there are none, the noise of the run is taken.
         noise: of the run.
 
     Returns:
         reference of a layer → its noise, whose qubits are those of the layer, ascending.
 
     Raises:
-        InvalidProgram: the noise of a layer was not learned.
+        InvalidProgram: there are layers, and the noise of none of them is known.
     """
+    different = {layer.reference: layer for layer in layers}
     if not learned:
-        different = {layer.reference: layer for layer in layers}
         return {name: _of_run(layer, qubits, noise) for name, layer in different.items()}
-    known = {_gates(layer["circuit"], layer["qubits"]): layer for layer in learned}
-    maps = {}
-    for layer in layers:
-        gates = frozenset(
-            _gate(gate.name, tuple(qubits[qubit] for qubit in places))
-            for gate, places in layer.gates
+    known = {
+        _gates(layer["circuit"], layer["qubits"]): layer
+        for layer in learned
+        if layer["error"] is not None
+    }
+    matches = {
+        name: known.get(
+            frozenset(
+                _gate(gate.name, tuple(qubits[qubit] for qubit in places))
+                for gate, places in layer.gates
+            )
         )
-        match = known.get(gates)
-        if match is None or match["error"] is None:
-            named = ", ".join(f"{name} {places}" for name, places in sorted(gates))
-            message = f"resilience.layer_noise_model has no noise of the layer {named}"
-            raise InvalidProgram("layer_noise", message[:400])
-        maps[layer.reference] = _map(match, [qubits[qubit] for qubit in layer.qubits])
-    return maps
+        for name, layer in different.items()
+    }
+    if different and not any(matches.values()):
+        message = "resilience.layer_noise_model has none of the layers of the circuit"
+        raise InvalidProgram("layer_noise", message)
+    return {
+        name: _map(match, [qubits[qubit] for qubit in different[name].qubits])
+        if match
+        else PauliLindbladMap.identity(len(different[name].qubits))
+        for name, match in matches.items()
+    }
 
 
 def _gates(circuit: QuantumCircuit, qubits: Sequence[int]) -> _Gates:

@@ -71,8 +71,8 @@ class Step(NamedTuple):
     name: str
     qubits: tuple[int, ...] = ()
     clbits: tuple[int, ...] = ()
-    #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark; length and
-    #: unit of a delay.
+    #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark; the
+    #: length of a delay, and its unit.
     params: tuple[Any, ...] = ()
     #: of a jump: taken only if it holds.
     condition: Condition | None = None

@@ -66,7 +66,8 @@ class Twirling:
             randomizations = ceil(shots / shots_each)
         elif shots_each is None:
             shots_each = ceil(shots / randomizations)
-        return randomizations, shots_each
+        # The shots of a pub are always obeyed, say IBM's schemas.
+        return max(randomizations, ceil(shots / shots_each)), shots_each
 
     @property
     def document(self) -> dict[str, object]:

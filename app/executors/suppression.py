@@ -46,11 +46,15 @@ class Suppression:
         self._given_up: dict[str, list[str]] = {}
 
     @property
-    def document(self) -> dict[str, object]:
-        """What a result says of it."""
-        resilience = _NONE if self._noise is None else self._asked
-        document = resilience.document
-        return document if self._is_estimator else {}
+    def in_effect(self) -> dict[str, object]:
+        """What is done about noise."""
+        document = (_NONE if self._noise is None else self._asked).document
+        return document if self._is_estimator else {"twirling": document["twirling"]}
+
+    @property
+    def result_metadata(self) -> dict[str, object]:
+        """What the result document of an estimator says of it; that of a sampler says nothing."""
+        return self.in_effect if self._is_estimator else {}
 
     @property
     def without_effect(self) -> dict[str, str]:
@@ -84,6 +88,8 @@ class Suppression:
 
 
 def _run(pub: SamplerPub | EstimatorPub, noise: Noise, resilience: Resilience, seed: int) -> Run:
+    if not isinstance(pub, SamplerPub) and not _reads(pub):
+        return EstimatorRun(pub, noise)
     # Imported here because most runs need no twirls, and these imports take 0.3 s.
     if isinstance(pub, SamplerPub):
         from app.executors.twirled_sampler import TwirledSamplerRun  # noqa: PLC0415
@@ -92,3 +98,12 @@ def _run(pub: SamplerPub | EstimatorPub, noise: Noise, resilience: Resilience, s
     from app.executors.mitigation import MitigatedRun  # noqa: PLC0415
 
     return MitigatedRun(pub, noise, resilience, seed)
+
+
+def _reads(pub: EstimatorPub) -> bool:
+    """Whether any qubit is measured at all."""
+    return any(
+        set(characters) != {"I"}
+        for observable in pub.observables.ravel().tolist()
+        for characters in observable
+    )

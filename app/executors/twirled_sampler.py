@@ -67,6 +67,7 @@ class TwirledSamplerRun:
         result = SamplerPubResult(
             shape=pub.shape,
             registers=registers,
+            span=outcome.span,
             metadata={
                 "circuit_metadata": pub.circuit.metadata or {},
                 "num_randomizations": self._randomizations,

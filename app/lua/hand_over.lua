@@ -4,30 +4,21 @@
 -- ARGV  1 holder, 2 id, 3 attempt, 4 executor, 5 why (JSON), 6 wake-up message of that executor, 7 cap of wake-ups.
 -- Gives 'Queued', 'unserved' when no live worker serves that executor, or 'stale' when the attempt is not the
 -- current one: with these two, nothing changed.
--- The job keeps its place, its priority and its session, and the claim is none of its attempts.
+-- The job keeps its place, its priority and its session, and the claim is none of its attempts. Should the last
+-- worker of that executor go before it has run, `reap` takes it back.
 
 local holder, id, executor = ARGV[1], ARGV[2], ARGV[4]
-
-local function is_served()
-  for _, worker in ipairs(redis.call('ZRANGE', 'workers', 0, -1)) do
-    local report = redis.call('GET', 'worker:' .. worker)
-    for _, name in ipairs(report and cjson.decode(report).executors or {}) do
-      if name == executor then return true end
-    end
-  end
-  return false
-end
 
 local job = read(id)
 if not job or job.status ~= 'Running' or job.attempt ~= tonumber(ARGV[3]) or job.holder ~= holder then
   return 'stale'
 end
-if not is_served() then return 'unserved' end
+if not served()[executor] then return 'unserved' end
 local now = now_ms()
 stop_running(job, now)
 redis.call('HINCRBY', 'job:' .. id, 'handed_over', 1)
-redis.call('HSET', 'job:' .. id, 'executor', executor, 'choice', ARGV[5])
-job.executor = executor
+redis.call('HSET', 'job:' .. id, 'executor', executor, 'handed_from', job.executor, 'choice', ARGV[5])
+job.executor, job.handed_from = executor, job.executor
 requeue(job, now)
 count(1, 'jobs_handed_over_total', executor)
 wake(executor, ARGV[6], math.min(tonumber(ARGV[7]), redis.call('ZCARD', 'arrivals:' .. executor)))

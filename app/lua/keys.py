@@ -63,6 +63,12 @@ SCHEMA: tuple[Key, ...] = (
         type="string",
         content="virtual time of the fair queue: the start tag served last (ms)",
     ),
+    Key(
+        pattern="handed_over:{executor}",
+        type="zset",
+        content="jobs that `auto` gave to this executor, while they wait for it → creation",
+    ),
+    Key(pattern="handed_over", type="set", content="executors that such jobs wait for, or did"),
     Key(pattern="leases", type="zset", content="running jobs → when their lease ends"),
     Key(pattern="running", type="hash", content="executor → number of running jobs"),
     Key(

@@ -219,6 +219,10 @@ local function enqueue(job, now)
     charge(job.executor, job.owner, 0)
   end
   if job.session ~= '' then session_enqueues(job, order, now) end
+  if job.handed_from ~= '' then
+    redis.call('ZADD', 'handed_over:' .. job.executor, job.created, job.id)
+    redis.call('SADD', 'handed_over', job.executor)
+  end
 end
 
 local function dequeue(job)
@@ -229,12 +233,13 @@ local function dequeue(job)
   if job.session ~= '' then
     for _, queue in ipairs({session_queues(job)}) do redis.call('ZREM', queue, job.id) end
   end
+  if job.handed_from ~= '' then redis.call('ZREM', 'handed_over:' .. job.executor, job.id) end
 end
 
 local function read(id)
   local values = redis.call('HMGET', 'job:' .. id, 'status', 'attempt', 'owner', 'executor', 'holder',
     'started', 'created', 'sequence', 'priority', 'crashes', 'listed', 'scope', 'session_id', 'backend',
-    'program_id', 'tags', 'arrival', 'handed_over')
+    'program_id', 'tags', 'arrival', 'handed_over', 'handed_from')
   if not values[1] then return nil end
   return {
     id = id, status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
@@ -242,6 +247,7 @@ local function read(id)
     sequence = tonumber(values[8]), priority = tonumber(values[9]), crashes = tonumber(values[10]),
     listed = values[11] == '1', scope = values[12], session = values[13], backend = values[14],
     program = values[15], tags = values[16], arrival = values[17], handed_over = number(values[18], 0),
+    handed_from = values[19] or '',
   }
 end
 
@@ -262,6 +268,16 @@ local function pop(executor, now)
   charge(executor, owner, QUANTUM_MS)
   dequeue(job)
   return job
+end
+
+-- The executors that live, as a set.
+local function served()
+  local names = {}
+  for _, worker in ipairs(redis.call('ZRANGE', 'workers', 0, -1)) do
+    local report = redis.call('GET', 'worker:' .. worker)
+    for _, name in ipairs(report and cjson.decode(report).executors or {}) do names[name] = true end
+  end
+  return names
 end
 
 -- Transitions ----------------------------------------------------------------------------------

@@ -53,6 +53,24 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'sessions:due', '-inf', now, 'LI
   end
 end
 
+-- Jobs that wait for an executor that no worker serves any more go back to who has chosen it.
+local function take_back(live)
+  for _, executor in ipairs(redis.call('SMEMBERS', 'handed_over')) do
+    local waiting = 'handed_over:' .. executor
+    for _, id in ipairs(live[executor] and {} or redis.call('ZRANGE', waiting, 0, most - 1)) do
+      local job = read(id)
+      dequeue(job)
+      redis.call('HSET', 'job:' .. id, 'executor', job.handed_from)
+      redis.call('HDEL', 'job:' .. id, 'handed_from', 'choice')
+      job.executor, job.handed_from = job.handed_from, ''
+      enqueue(job, now)
+    end
+    if redis.call('EXISTS', waiting) == 0 then redis.call('SREM', 'handed_over', executor) end
+  end
+end
+
+if redis.call('EXISTS', 'handed_over') == 1 then take_back(served()) end
+
 redis.call('ZREMRANGEBYSCORE', 'workers', '-inf', now - tonumber(ARGV[6]))
 
 local pushed, cap = 0, tonumber(ARGV[8])

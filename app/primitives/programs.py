@@ -191,8 +191,6 @@ class BoxesProgram:
 class CalibrationProgram:
     """What a calibrate job does: have the backend calibrate itself."""
 
-    #: of params and result.
-    schema_version: str
     #: the caller's options as sent.
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -402,8 +400,6 @@ class BoxesResult:
 class CalibrationResult:
     """When a calibration took place."""
 
-    #: of the program.
-    schema_version: str
     span: ExecutionSpan
     #: what ran and how.
     metadata: dict[str, object] = field(default_factory=dict)

@@ -43,6 +43,7 @@ def counted(dispatcher: FakeDispatcher) -> None:
         ("jobs_finished_total", ("Failed", "aer")): 1,
         ("jobs_finished_total", ("Cancelled", "aer")): 5,
         ("jobs_requeued_total", ("lost",)): 2,
+        ("jobs_handed_over_total", ("noisy",)): 3,
         ("jobs_dead_total", ()): 1,
         ("wakeups_pushed_total", ("aer",)): 9,
         ("wakeups_topped_up_total", ("aer",)): 3,

@@ -7,6 +7,7 @@ does not end the others, nor does one that hangs.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
@@ -651,6 +652,104 @@ def check_values(data: Any, expected: np.ndarray) -> None:
     assert data.evs.shape == data.stds.shape == expected.shape, data.evs.shape
     error = np.maximum(data.stds, 1 / 64)
     assert np.all(np.abs(data.evs - expected) <= 5 * error), data.evs
+
+
+# Programs whose primitives are made of samples by the client
+
+
+def part(module: str, *names: str) -> Any:
+    """Something that clients have only from some version on, first under other names."""
+    try:
+        found = vars(importlib.import_module(f"qiskit_ibm_runtime.{module}"))
+        return next(found[name] for name in names if name in found)
+    except (ImportError, StopIteration) as exc:
+        raise Lacking from exc
+
+
+@call
+def executor(user: User) -> None:
+    """Every parameter set of an array; data that are passed through."""
+    program = part("quantum_program", "QuantumProgram")(
+        shots=200, passthrough_data={"name": "x", "numbers": np.arange(3.0)}
+    )
+    circuit = rotation()
+    circuit.measure_all()
+    circuit = isa(circuit, user.device)
+    angles = np.array([[0.0], [np.pi]])
+    program.append_circuit_item(circuit, circuit_arguments=angles)
+
+    result = result_of(part("executor", "Executor")(user.device).run(program))
+
+    assert result[0]["meas"].shape == (2, 200, 1), result[0]["meas"].shape
+    assert not result[0]["meas"][0].any()
+    assert result[0]["meas"][1].all()
+    assert result.passthrough_data["name"] == "x", result.passthrough_data
+    assert result.passthrough_data["numbers"].tolist() == [0, 1, 2]
+
+
+@call
+def executor_sampler(user: User) -> None:
+    for twirling in ({}, {"enable_gates": True, "enable_measure": True}):
+        sampler = part("executor_sampler", "Sampler", "SamplerV2")(user.device)
+        sampler.options.default_shots = 1000
+        for name, value in twirling.items():
+            setattr(sampler.options.twirling, name, value)
+
+        data = result_of(sampler.run([isa(bell(), user.device)]))[0].data
+
+        shots = data.meas.num_shots
+        assert shots >= 1000, shots
+        check_bell(data.meas.get_counts(), shots)
+
+
+@call
+def executor_estimator(user: User) -> None:
+    circuit = isa(bell(measured=False), user.wide_device)
+    observables = [
+        SparsePauliOp(pauli).apply_layout(circuit.layout) for pauli in ("ZZ", "XX", "ZI")
+    ]
+    for level in (0, 1):
+        estimator = part("executor_estimator", "Estimator", "EstimatorV2")(user.wide_device)
+        estimator.options.resilience_level = level
+
+        data = result_of(estimator.run([(circuit, observables)]))[0].data
+
+        check_values(data, np.array([1.0, 1.0, 0.0]))
+
+
+@call
+def noise_learner(user: User) -> None:
+    """Without noise, there is none to be learned."""
+    circuit = isa(bell(measured=False), user.device)
+
+    (layer,) = result_of(part("noise_learner", "NoiseLearner")(user.device).run([circuit])).data
+
+    assert len(layer.qubits) == layer.circuit.num_qubits == 2
+    assert len(layer.error.generators) == 15, layer.error
+    assert not layer.error.rates.any(), layer.error.rates
+
+
+@call
+def noise_learner_for_boxes(user: User) -> None:
+    learner = part("noise_learner_v3", "NoiseLearnerV3")(user.device)
+    boxing = importlib.import_module("samplomatic.transpiler").generate_boxing_pass_manager()
+    boxed = boxing.run(isa(bell(), user.device))
+    boxes = [instruction for instruction in boxed.data if instruction.name == "box"]
+
+    result = result_of(learner.run(boxes))
+
+    assert len(result) == len(boxes)
+    assert not any(each.to_pauli_lindblad_map().rates.any() for each in result)
+
+
+@call
+def calibrator(user: User) -> None:
+    kind = part("calibrator", "Calibrator")
+    with Session(backend=user.device) as session:
+        result = result_of(kind(session).run())
+    # Before 0.51, the client gives the document as it is.
+    times = result if isinstance(result, dict) else vars(result)
+    assert times["start"] <= times["stop"], result
 
 
 # Jobs

@@ -65,8 +65,9 @@ def decode(program_id: str, result: dict[str, Any]) -> Any:
             break
         if decoder.is_applicable(decoded):
             with warnings.catch_warnings():
-                # It extrapolates from few samples, and says so.
+                # It extrapolates from few samples, or from values without an error, and says so.
                 warnings.simplefilter("ignore", UserWarning)
+                warnings.simplefilter("ignore", RuntimeWarning)
                 decoded = decoder.decode(decoded)
     assert not isinstance(decoded, str)
     return decoded

@@ -182,6 +182,7 @@ async def test_a_stale_hand_over_changes_nothing(
 
     assert hand_over(worker, found) == "stale"
     assert hand_over(worker, found, slot="1") == "stale"
+    assert hand_over(worker, newer, slot="0") == "stale"
 
     assert everything(raw) == before
     assert hand_over(worker, newer, slot="1") == "Queued"
@@ -318,3 +319,86 @@ async def test_a_worker_knows_who_lives_and_the_largest_of_each(
     assert worker.live() == {"aer": 31, "auto": 28, "gpu": 33}
     raw.delete("worker:w3")
     assert worker.live() == {"aer": 31, "auto": 28}
+
+
+# --- the other executor goes --------------------------------------------------------------------
+
+
+def go(raw: redis.Redis, name: str) -> None:
+    """Let a worker have been silent for long."""
+    raw.delete(f"worker:{name}")
+
+
+async def test_what_waits_for_an_executor_that_is_gone_is_taken_back(
+    store: JobStore, worker: ClaimStore, gpu_worker: ClaimStore, raw: redis.Redis
+) -> None:
+    jobs = [await add(store) for _ in range(3)]
+    direct = await add(store, executor="gpu")
+    for _ in jobs:
+        hand_over(worker, claimed(worker))
+    ran = claimed(gpu_worker, "gpu")
+    go(raw, "w2")
+    raw.delete("auto")
+
+    worker.reap(wakeups={"auto": WAKEUP})
+
+    back = [await store.read(scope=ALICE, job_id=job.id) for job in jobs[1:]]
+    assert {(job.status, job.executor, job.choice) for job in back} == {
+        (JobStatus.QUEUED, "auto", None)
+    }
+    assert raw.llen("auto") == 2
+    assert [claimed(worker, slot=str(i)).job.id for i in range(2)] == [job.id for job in back]
+    assert ran.job.id == jobs[0].id, "what runs is the lease's affair"
+    stays = await store.read(scope=ALICE, job_id=direct.id)
+    assert stays.executor == "gpu", "its caller has named that executor"
+    assert set(raw.scan_iter("handed_over*")) == set()
+
+
+async def test_what_waits_for_an_executor_that_lives_stays(
+    store: JobStore, worker: ClaimStore, gpu_worker: ClaimStore, raw: redis.Redis
+) -> None:
+    job = await add(store)
+    hand_over(worker, claimed(worker))
+
+    worker.reap(wakeups={"auto": WAKEUP})
+
+    assert (await store.read(scope=ALICE, job_id=job.id)).executor == "gpu"
+    assert claimed(gpu_worker, "gpu").job.id == job.id
+
+
+async def test_a_lost_job_is_taken_back_too(
+    store: JobStore, worker: ClaimStore, gpu_worker: ClaimStore, raw: redis.Redis
+) -> None:
+    await add(store)
+    hand_over(worker, claimed(worker))
+    found = claimed(gpu_worker, "gpu")
+    gpu_worker.lost(slot="0", job=found.job, kind="returned", failure=FAILURE, wakeup=WAKEUP)
+    gpu_worker.leave()
+
+    worker.reap(wakeups={"auto": WAKEUP})
+
+    again = claimed(worker)
+    assert (again.job.id, again.job.executor, again.job.choice) == (found.job.id, "auto", None)
+    assert complete(worker, again, executor="auto") == "committed"
+
+
+async def test_a_job_that_was_taken_back_is_in_its_session_still(
+    store: JobStore, sessions: SessionStore, worker: ClaimStore, gpu_worker: ClaimStore
+) -> None:
+    request = SessionRequest(
+        mode=SessionMode.DEDICATED, backend=BACKEND, max_ttl_s=100, interactive_ttl_s=10
+    )
+    session = await sessions.open(scope=ALICE, executor="auto", request=request)
+    job = await add(store, session_id=session.id)
+    others = [await add(store, scope=BOB, priority=9) for _ in range(2)]
+    claims = [claimed(worker, slot=str(i)) for i in range(3)]
+    mine = next(found for found in claims if found.job.id == job.id)
+    hand_over(worker, mine, slot=str(claims.index(mine)))
+    gpu_worker.leave()
+    late = await add(store, scope=BOB, priority=9)
+
+    worker.reap(wakeups={"auto": WAKEUP})
+
+    order = [claimed(worker, slot=str(i)).job.id for i in (5, 6)]
+    assert order == [job.id, late.id]
+    assert len(others) == 2

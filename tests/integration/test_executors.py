@@ -13,8 +13,12 @@ import pytest
 
 from tests.local_stack import Stack
 
+from .fleet import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from .fleet import Fleet
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "examples" / "executor_plugin"
@@ -100,3 +104,28 @@ def test_auto_says_what_it_has_chosen_and_why(stack: Stack) -> None:
     assert told["auto"] == {"chosen": "noisy", "because": "fake_manila has recorded noise"}
     assert ideal["result"] == {"1": SHOTS}
     assert provenance(stack, ideal)["auto"]["chosen"] == "aer"
+
+
+def test_a_job_is_handed_over_to_a_worker_of_the_chosen_executor(fleet: Fleet) -> None:
+    chooser = fleet.start_worker(QFLEET_EXECUTORS="aer,auto")
+
+    def chosen() -> dict[str, str]:
+        task = fleet.submit(ONE, backend="fake_manila@auto", shots=100)
+        assert fleet.wait(task)["status"] == "completed"
+        told = fleet.request("GET", f"/api/v1/jobs/{task}/metrics")[1]["provenance"]
+        job = fleet.job(task)
+        assert told["executor"] == told["auto"]["chosen"]
+        assert job["executor"] == ("noisy" if told["executor"] == "noisy" else "auto")
+        return dict(told["auto"])
+
+    alone = chosen()
+    assert alone["chosen"] == "aer"
+    assert "no live worker serves noisy" in alone["because"]
+
+    other = fleet.start_worker(QFLEET_EXECUTORS="noisy")
+    wait_until(lambda: chosen()["chosen"] == "noisy", 10, "the chooser knows of the other worker")
+    assert chosen()["because"] == "fake_manila has recorded noise"
+
+    fleet.kill(other)
+    wait_until(lambda: chosen() == alone, 20, "nothing is left to a worker that is gone")
+    assert chooser.poll() is None

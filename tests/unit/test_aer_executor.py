@@ -652,6 +652,8 @@ def test_the_metadata_say_what_ran() -> None:
         "qubits_declared": 2,
         "qubits_simulated": 2,
         "threads": 1,
+        "noisy": False,
+        "noise": "none",
     }
 
 

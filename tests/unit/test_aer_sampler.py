@@ -508,6 +508,8 @@ def test_the_metadata_say_what_ran() -> None:
         "seed": 7,
         "threads": 1,
         "noisy": False,
+        "noise": "none",
+        "twirling": {"enable_gates": False, "enable_measure": False},
         "options_without_effect": {},
     }
     assert pub == {

@@ -76,7 +76,7 @@ def task(circuit: QuantumCircuit) -> Program:
             "without the noise of fake_manila, because no live worker serves noisy",
         ),
         (task(chain(3)), SIMULATOR, {}, "aer", "3 qubits"),
-        (CalibrationProgram(schema_version="v1"), SIMULATOR, GPUS, "aer", "learned on a CPU"),
+        (CalibrationProgram(), SIMULATOR, GPUS, "aer", "learned on a CPU"),
     ],
 )
 def test_the_choice_and_its_reason(

@@ -283,6 +283,12 @@ def test_a_calibration_says_when_it_was() -> None:
     assert answer.start.tzinfo is not None
 
 
+def test_a_calibration_without_a_version_is_one_too() -> None:
+    document = learned({"options": {}}, "calibrate")
+
+    CalibratorResultModel.model_validate_json(document)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pytest
 from qiskit import QuantumCircuit, transpile
 from qiskit.circuit import Parameter
@@ -44,6 +46,7 @@ from .primitive_programs import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from app.primitives.programs import EstimatorPub, SamplerPub
 
@@ -395,6 +398,29 @@ def test_expectation_values_are_those_of_the_noisy_state_read_with_errors() -> N
         assert error == pytest.approx(np.sqrt((1 - value**2) / shots), rel=0.05)
         # 5 sigma.
         assert abs(values(result)[index] - value) < 5 * error
+
+
+def test_a_basis_is_turned_by_gates_of_the_device_which_err_too(tmp_path: Path) -> None:
+    properties = orjson.loads(files("fake_manila").properties.read_bytes())
+    for gate in properties["gates"]:
+        if gate["gate"] == "sx":
+            gate["parameters"][0]["value"] = 0.2
+    (tmp_path / "props.json").write_bytes(orjson.dumps(properties))
+    doctored = replace(files("fake_manila"), properties=tmp_path / "props.json")
+    circuit = QuantumCircuit(1)
+    circuit.rz(np.pi / 2, 0)
+    circuit.sx(0)
+    circuit.rz(np.pi / 2, 0)
+
+    result = estimate(
+        estimator_pub(circuit, {"X": 1.0}, shots=10_000),
+        on=Target(name="doctored", recording=doctored),
+    )
+
+    # An error of 0.2 depolarises by 0.4, once where the state is made and once where it is turned;
+    # the readout errs besides. 5 sigma.
+    readout = 1 - 2 * device("fake_manila").target["measure"][0,].error
+    assert abs(float(values(result)) - 0.36 * readout) < 5 * float(values(result, "stds"))
 
 
 @pytest.mark.parametrize("name", ["fake_manila", "fake_cambridge"])

@@ -28,6 +28,7 @@ from app.primitives.runtime.blobs import encode_array
 from app.primitives.runtime.budget import Budget
 from app.primitives.runtime.document import Node
 from app.primitives.runtime.tensors import encode_tensor, read_tensor
+from tests.unit.primitive_programs import AER, TARGET
 from tests.unit.quantum_programs import (
     VERSIONS,
     decoded,
@@ -42,6 +43,7 @@ from tests.unit.quantum_programs import (
     twirled,
     twirled_program,
 )
+from tests.unit.runtime_params import qpy_bytes
 
 CAPTURES = [
     path
@@ -143,8 +145,6 @@ def test_passthrough_data_come_back_byte_for_byte() -> None:
     params = params.replace('"passthrough_data": null', f'"passthrough_data": {data}')
 
     program = decode_program("executor", params.encode(), ProgramLimits())
-    from tests.unit.primitive_programs import AER, TARGET
-
     document = encode_result(AER.run(program, TARGET))
 
     assert data.encode() in document
@@ -459,6 +459,33 @@ def test_a_circuit_without_registers_is_refused() -> None:
 
     assert reason == "no_classical_bits"
     assert message.startswith("quantum_program.items[0]: ")
+
+
+def with_circuits(*circuits: QuantumCircuit, version: int) -> dict[str, Any]:
+    params = encoded(two_items())
+    params["quantum_program"]["circuits"] = {
+        "b64_data": compressed(qpy_bytes(*circuits, version=version)),
+        "qpy_version": version,
+        "num_programs": 2,
+    }
+    return params
+
+
+def test_the_circuit_that_is_too_large_is_named() -> None:
+    params = with_circuits(measured_bell(), QuantumCircuit(300), version=18)
+    reason, message = refusal(params)
+
+    assert reason == "too_many_qubits"
+    assert message.startswith("quantum_program.circuits[1]: 300 qubits"), message
+
+
+def test_several_circuits_in_an_old_file_are_refused() -> None:
+    params = with_circuits(measured_bell(), rotated(), version=15)
+
+    reason, message = refusal(params)
+
+    assert reason == "qpy_version"
+    assert message.startswith("quantum_program.circuits[0]: several circuits"), message
 
 
 def samplex_changed(change: Any) -> dict[str, Any]:

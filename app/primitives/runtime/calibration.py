@@ -23,21 +23,23 @@ def decode_calibration(params: bytes, limits: ProgramLimits) -> CalibrationProgr
     """
     top = parse(params, limits)
     document = top.fields()
-    if document.keys() != {"schema_version", "options"}:
+    # Clients before 0.51 do not say which version it is.
+    if document.keys() - {"schema_version"} != {"options"}:
         raise top.refused("wrong_keys", "the keys are options, schema_version")
-    version = document["schema_version"].word(_VERSION)
+    if "schema_version" in document:
+        document["schema_version"].word(_VERSION)
     options = document["options"]
     for name, field in options.fields().items():
         if name != "experimental":
             raise field.refused("unknown_option", "there is no such option here")
         field.fields()
-    return CalibrationProgram(schema_version=version, options=options.plain(types={}))
+    return CalibrationProgram(options=options.plain(types={}))
 
 
 def encode_calibration(result: CalibrationResult) -> bytes:
     """The document of ``GET /jobs/{id}/results``."""
     document = {
-        "schema_version": result.schema_version,
+        "schema_version": _VERSION,
         "start": result.span.started.isoformat(),
         "stop": result.span.finished.isoformat(),
     }
