@@ -4,7 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST_ARGS ?=
+SHARED := tests/unit tests/gpu tests/deep
+EXAMPLES ?= 120
+# Of the large test runs.
+JOBS ?= 20000
+SEED ?= 20261121
+MINUTES ?= 30
 # Clients of Qiskit Runtime, each in an environment of its own: those that `make test` uses, and all
 # that docs/reference/compatibility.md speaks of.
 CLIENTS := 0.49.0 0.51.0
@@ -12,7 +17,7 @@ ALL_CLIENTS := 0.41.1 0.43.1 0.45.1 0.48.0 0.49.0 0.50.0 0.51.0
 QISKIT := $(shell grep -o '^qiskit==[0-9.]*' requirements-worker.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help run venv test test-clients lint types ci format chaos bench bench-client compose-test clean
+.PHONY: help run venv test test-deep test-clients lint types ci format chaos soak fuzz bench bench-client bench-drivers bench-executors bench-gpu compose-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,13 +33,21 @@ $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/runs: $(VENV)/made requirements.txt requirements-gateway.txt requirements-devices.txt requirements-worker.txt
+$(VENV)/runs: $(VENV)/made requirements.txt requirements-gateway.txt requirements-devices.txt requirements-worker.txt requirements-drivers.txt
 	@echo "Installing what Qfleet runs on; the first time this takes a minute or two."
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/tests: $(VENV)/runs requirements-dev.txt
+# Half a GB, and only where there is a GPU: see requirements-gpu.txt.
+$(VENV)/gpu: $(VENV)/runs requirements-gpu.txt requirements-gpu-bindings.txt
+	@echo "Installing what the GPU needs; the first time this takes a minute or two."
+	$(PIP) --no-deps -r requirements-gpu.txt
+	@touch $@
+
+# The tests run NVIDIA's bindings against an emulation of the library behind them.
+$(VENV)/tests: $(VENV)/runs requirements-dev.txt requirements-gpu-bindings.txt
 	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps -r requirements-gpu-bindings.txt
 	@touch $@
 
 # What a user has: the client and Qiskit, nothing of ours.
@@ -45,13 +58,22 @@ $(VENV)/clients/%/made: $(VENV)/made
 	  qiskit-ibm-runtime==$* $(QISKIT)
 	@touch $@
 
-run: $(VENV)/runs ## start everything on this machine
+run: $(VENV)/runs $(if $(wildcard /dev/nvidiactl),$(VENV)/gpu) ## start everything on this machine, with its GPUs if it has any
 	$(BIN)/python -m app up
 
 venv: $(VENV)/tests ## the environment in .venv, for working on Qfleet
 
+# Tests that start no fleet share the cores; those that do have them to themselves.
 test: $(VENV)/tests $(CLIENTS:%=$(VENV)/clients/%/made) ## the whole test suite; PYTEST_ARGS="-k word" runs a part of it
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	$(BIN)/python -m pytest --numprocesses 2 $(SHARED)
+	$(BIN)/python -m pytest $(SHARED:%=--ignore=%)
+endif
+
+test-deep: $(VENV)/tests ## 2,000 random programs beside references, 2,000 damaged circuits; four minutes
+	QFLEET_TEST_DEEP=1 $(BIN)/python -m pytest tests/deep $(PYTEST_ARGS)
 
 test-clients: $(VENV)/tests $(ALL_CLIENTS:%=$(VENV)/clients/%/made) ## every client; writes docs/reference/compatibility.md
 	$(BIN)/python -m tests.clients.compatibility $(ALL_CLIENTS)
@@ -69,14 +91,29 @@ format: $(VENV)/tests ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/tests ## a fleet under faults: kills and freezes of everything
-	$(BIN)/python -m pytest --verbose tests/integration $(PYTEST_ARGS)
+chaos: $(VENV)/tests ## 20,000 jobs while everything is killed, frozen and cut off; JOBS and SEED change that
+	$(BIN)/python -m tests.chaos --jobs $(JOBS) --seed $(SEED)
+
+soak: $(VENV)/tests ## mixed load for 30 minutes: memory of every process, keys left; MINUTES changes that
+	$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES)
+
+fuzz: $(VENV)/tests ## every route and the codec under requests that are almost right; EXAMPLES changes how many
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -s --timeout 7200 tests/fuzz $(PYTEST_ARGS)
 
 bench: $(VENV)/tests ## tasks end to end beside a bare Aer loop
 	$(BIN)/python -m benchmarks.tasks
 
+bench-drivers: $(VENV)/tests ## device lookup and dispatch through the driver manager
+	$(BIN)/python -m benchmarks.drivers
+
 bench-client: $(VENV)/tests $(VENV)/clients/0.51.0/made ## a circuit's round trip with the Qiskit client
 	$(BIN)/python -m benchmarks.client
+
+bench-executors: $(VENV)/tests ## sweeps and large circuits beside direct Aer
+	$(BIN)/python -m benchmarks.executors
+
+bench-gpu: $(VENV)/tests ## engines: right, and how fast on a GPU
+	$(BIN)/python -m benchmarks.gpu
 
 compose-test: ## build the containers, break them, tear them down; needs a Docker engine
 	$(PYTHON) deploy/compose_test.py

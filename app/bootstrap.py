@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
     from app.auth.identity import Identity
     from app.auth.store import KeyStore
+    from app.backends.catalog import Catalog
     from app.config import Settings
+    from app.drivers.loaded import LoadedDriver
+    from app.drivers.server import DriverManager
+    from app.executors.engines.probe import Survey
     from app.runner import Runner
     from app.sandbox.pool import SandboxPool
     from app.sweeper import Sweeper
@@ -47,7 +51,6 @@ log = structlog.get_logger()
 def build_gateway(settings: Settings) -> FastAPI:
     """The HTTP application."""
     from app.api.application import create_app
-    from app.auth.identity import KeyedIdentity, OpenIdentity
     from app.backends.catalog import Catalog
     from app.telemetry.logs import configure_logging
 
@@ -55,21 +58,7 @@ def build_gateway(settings: Settings) -> FastAPI:
     catalog = Catalog.load(aliases=settings.aliases, max_qubits=settings.simulator_qubits)
     client = connect_gateway(redis_url(settings))
     events = JobEvents(client=client)
-    dispatcher = Dispatcher(
-        store=JobStore(
-            client=client,
-            wakeup_cap=settings.wakeup_cap,
-            max_queued=settings.max_queued,
-            max_queued_per_owner=settings.max_queued_per_owner,
-            idempotency_s=settings.idempotency_s,
-            retention_s=settings.retention_s,
-        ),
-        sessions=SessionStore(client=client, retention_s=settings.retention_s),
-        events=events,
-        catalog=catalog,
-        wakeup=partial(wakeup, build_celery(settings)),
-        executors=settings.executors,
-    )
+    dispatcher = build_dispatcher(settings, client=client, events=events, catalog=catalog)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -82,11 +71,7 @@ def build_gateway(settings: Settings) -> FastAPI:
                 await listening
             await client.aclose()
 
-    identity: Identity = (
-        KeyedIdentity(store=build_keys(settings, client), token_s=settings.token_s)
-        if settings.asks_for_keys
-        else OpenIdentity(token_s=settings.token_s)
-    )
+    identity = build_identity(settings, client, asks=settings.asks_for_keys)
     return create_app(
         settings=settings,
         dispatcher=dispatcher,
@@ -94,6 +79,45 @@ def build_gateway(settings: Settings) -> FastAPI:
         identity=identity,
         lifespan=lifespan,
     )
+
+
+def build_dispatcher(
+    settings: Settings, *, client: redis.asyncio.Redis, events: JobEvents, catalog: Catalog
+) -> Dispatcher:
+    """The use cases of callers, for a front door."""
+    return Dispatcher(
+        store=JobStore(
+            client=client,
+            wakeup_cap=settings.wakeup_cap,
+            max_queued=settings.max_queued,
+            max_queued_per_owner=settings.max_queued_per_owner,
+            max_queued_bytes=settings.max_queued_bytes,
+            max_queued_bytes_per_owner=settings.max_queued_bytes_per_owner,
+            idempotency_s=settings.idempotency_s,
+            retention_s=settings.retention_s,
+        ),
+        sessions=SessionStore(client=client, retention_s=settings.retention_s),
+        events=events,
+        catalog=catalog,
+        wakeup=partial(wakeup, build_celery(settings)),
+        executors=settings.executors,
+    )
+
+
+def build_identity(settings: Settings, client: redis.asyncio.Redis, *, asks: bool) -> Identity:
+    """Who callers are; ``asks`` says whether they must prove it."""
+    from app.auth.identity import KeyedIdentity, OpenIdentity
+    from app.auth.logins import FailedLogins
+
+    identity: Identity = OpenIdentity(token_s=settings.token_s)
+    if asks:
+        most = settings.http.failed_logins_per_minute
+        identity = KeyedIdentity(
+            store=build_keys(settings, client),
+            token_s=settings.token_s,
+            logins=FailedLogins(client=client, per_minute=most) if most else None,
+        )
+    return identity
 
 
 def build_keys(settings: Settings, client: redis.asyncio.Redis) -> KeyStore:
@@ -164,6 +188,7 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
     """The parts of a worker, its sandbox started and warm."""
     from app.executors import Resources, registry
     from app.executors.admission import largest_statevector
+    from app.executors.gpus import names
     from app.runner import Runner
     from app.sandbox.pool import SandboxPool
     from app.sweeper import Sweeper
@@ -174,6 +199,7 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
             f"there is no executor {sorted(unknown)}; QFLEET_EXECUTORS may name {registry.names()}"
         )
         raise ConfigurationInvalid(message)
+    gpus = _gpus(settings)
     worker_id = uuid.uuid4().hex[:12]
     client = connect_worker(redis_url(settings))
     wakeups = {executor: wakeup(app, executor) for executor in settings.executors}
@@ -196,6 +222,7 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         limits=settings.sandbox.model_copy(update={"memory_bytes": memory_bytes}),
         resources=resources,
         slots=settings.slots,
+        gpus=() if gpus is None else names(settings.slots),
     )
     runner = Runner(
         claims=claims,
@@ -211,12 +238,168 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         claims=claims,
         client=client,
         runner=runner,
-        report=_report(settings, worker_id, qubits=largest_statevector(memory_bytes)),
+        report=_report(
+            settings,
+            worker_id,
+            qubits=largest_statevector(memory_bytes) if gpus is None else gpus.qubits,
+            worth_from=None if gpus is None else gpus.worth_from,
+        ),
         wakeups=wakeups,
         beat_s=settings.beat_s,
         heartbeat_file=settings.heartbeat_file,
     )
     return Worker(id=worker_id, runner=runner, sweeper=sweeper, claims=claims, sandboxes=sandboxes)
+
+
+def build_driver_manager(settings: Settings) -> DriverManager:
+    """The driver manager: gRPC over the dispatcher, and a worker for every driver.
+
+    Raises:
+        ConfigurationInvalid: its configuration is not valid.
+    """
+    from app.backends.catalog import Catalog
+    from app.drivers.caches import open_caches
+    from app.drivers.configuration import read_configuration
+    from app.drivers.execution import DriverSandbox, Translators
+    from app.drivers.metrics import DriverMetrics
+    from app.drivers.registry import DriverRegistry
+    from app.drivers.resilience import ResilienceManager
+    from app.drivers.server import DriverManager
+    from app.drivers.service import DriverManagerService
+    from app.drivers.waits import Waits
+    from app.drivers.worker import DriverWorker
+    from app.executors import Resources, registry
+    from app.runner import Runner
+    from app.sandbox.pool import SandboxPool
+    from app.sweeper import Sweeper
+
+    config = read_configuration(settings.driver_config)
+    url = redis_url(settings)
+    client = connect_gateway(url)
+    events = JobEvents(client=client)
+    catalog = Catalog.load(aliases=settings.aliases, max_qubits=settings.simulator_qubits)
+    dispatcher = build_dispatcher(settings, client=client, events=events, catalog=catalog)
+    metrics = DriverMetrics()
+    resilience = ResilienceManager(config.resilience)
+    caches = open_caches(config.caches, lambda: connect_worker(url))
+    memory_bytes = settings.sandbox.memory_bytes or available_memory() // 4
+    resources = Resources(
+        threads=1, memory_bytes=memory_bytes, max_result_bytes=settings.max_result_bytes
+    )
+    translators = Translators(
+        lambda: SandboxPool(
+            limits=settings.sandbox.model_copy(update={"memory_bytes": memory_bytes}),
+            resources=resources,
+            slots=settings.slots,
+            perform="app.drivers.translation:perform",
+        )
+    )
+    celery = build_celery(settings)
+
+    def employ(driver: LoadedDriver, report: WorkerReport) -> DriverWorker:
+        translators.start()
+        connection = connect_worker(url)
+        claims = ClaimStore(
+            client=connection,
+            worker=report.id,
+            lease_s=settings.lease_s,
+            wakeup_cap=settings.wakeup_cap,
+            max_attempts=settings.max_attempts,
+            max_crashes=settings.max_crashes,
+            retention_s=settings.retention_s,
+        )
+        boxes = {
+            str(number): DriverSandbox(
+                driver=driver.name,
+                translators=translators,
+                find=drivers.find,
+                fallbacks=drivers.fallbacks,
+                results=caches[1],
+            )
+            for number in range(driver.pool.size)
+        }
+        runner = Runner(
+            claims=claims,
+            sandboxes=boxes,
+            executors=(driver.name,),
+            wakeup=partial(wakeup, celery),
+            limits=settings.program,
+            resources=resources,
+            time_limit_s=settings.sandbox.time_limit_s,
+            slice_s=settings.slice_s,
+        )
+        sweeper = Sweeper(
+            claims=claims,
+            client=connection,
+            runner=runner,
+            report=report,
+            wakeups={driver.name: wakeup(celery, driver.name)},
+            beat_s=settings.beat_s,
+            heartbeat_file=None,
+        )
+        return DriverWorker(
+            driver=driver.name, slots=len(boxes), claims=claims, runner=runner, sweeper=sweeper
+        )
+
+    drivers = DriverRegistry(
+        path=settings.driver_config,
+        config=config,
+        resilience=resilience,
+        cache=caches[0],
+        metrics=metrics,
+        employ=employ,
+        taken={*registry.names(), *settings.executors, *RESERVED},
+    )
+    asks = settings.asks_for_keys_over_grpc
+    service = DriverManagerService(
+        settings=settings,
+        dispatcher=dispatcher,
+        catalog=catalog,
+        identity=build_identity(settings, client, asks=asks),
+        is_open=not asks,
+        registry=drivers,
+        resilience=resilience,
+        caches=caches,
+        metrics=metrics,
+        waits=Waits(snapshot=dispatcher.snapshot, workers=dispatcher.workers),
+    )
+    return DriverManager(
+        settings=settings,
+        service=service,
+        registry=drivers,
+        translators=translators,
+        metrics=metrics,
+        events=events,
+        close=client.aclose,
+    )
+
+
+def _gpus(settings: Settings) -> Survey | None:
+    """What GPUs the worker has, if it is one for GPUs.
+
+    Raises:
+        ConfigurationInvalid: it serves other executors as well, it has more slots than GPUs, or
+            they cannot be used.
+    """
+    from app.executors.gpus import CUSTATEVEC, require_alone, survey
+
+    if CUSTATEVEC not in settings.executors:
+        return None
+    require_alone(settings.executors)
+    found = survey(measure=True)
+    if not found.gpus:
+        message = f"the executor {CUSTATEVEC!r} cannot be served here: {found.reason}"
+        raise ConfigurationInvalid(message)
+    if settings.slots > len(found.gpus):
+        message = (
+            f"{settings.slots} slots for {len(found.gpus)} GPUs: every slot has one for itself; "
+            f"set QFLEET_SLOTS={len(found.gpus)}"
+        )
+        raise ConfigurationInvalid(message)
+    for gpu in found.gpus[: settings.slots]:
+        log.info("gpu_found", index=gpu.index, name=gpu.name, memory_bytes=gpu.memory_bytes)
+    log.info("gpu_measured", qubits=found.qubits, worth_from=found.worth_from)
+    return found
 
 
 def redis_url(settings: Settings) -> str:
@@ -244,7 +427,9 @@ def available_memory() -> int:
     return min(limits)
 
 
-def _report(settings: Settings, worker_id: str, *, qubits: int) -> WorkerReport:
+def _report(
+    settings: Settings, worker_id: str, *, qubits: int, worth_from: int | None
+) -> WorkerReport:
     names = ("qiskit", "qiskit-aer", "celery")
     return WorkerReport(
         id=worker_id,
@@ -254,6 +439,7 @@ def _report(settings: Settings, worker_id: str, *, qubits: int) -> WorkerReport:
         slots=settings.slots,
         busy=0,
         qubits=qubits,
+        worth_from=worth_from,
         versions={"python": platform.python_version()}
         | {name: metadata.version(name) for name in names},
     )

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+import structlog
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -20,7 +22,7 @@ from app.errors import ConfigurationInvalid, ServiceError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from app.auth.instances import Instance
+    from app.auth.instances import Instance, Quota
     from app.auth.keys import ApiKey
     from app.auth.store import KeyStore
 
@@ -52,6 +54,7 @@ def serve() -> None:
     """Start a gateway."""
     import uvicorn
 
+    from app.api.server import bounded
     from app.local.addresses import require_free
 
     settings = _settings()
@@ -61,12 +64,13 @@ def serve() -> None:
         "app.main:app",
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=bounded(settings.http),
         loop="uvloop",
         ws="none",
         lifespan="on",
         server_header=False,
         access_log=False,
+        forwarded_allow_ips=settings.proxies,
         # The gateway sets up its own logs, its access log among them.
         log_config=None,
         limit_concurrency=settings.http.connections,
@@ -77,14 +81,110 @@ def serve() -> None:
 @commands.command()
 def worker() -> None:
     """Start a worker of the executors in QFLEET_EXECUTORS."""
-    settings = _settings()
+    settings = _with_what_is_here(_settings())
     arguments = [
         *(sys.executable, "-m", "celery", "--quiet", "--app", "app.workers.celery_app", "worker"),
         *("--pool", "threads", "--concurrency", str(settings.slots)),
         *("--queues", ",".join(settings.executors), "--loglevel", "WARNING"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]
+    # Celery's process reads its settings itself.
+    os.environ["QFLEET_EXECUTORS"] = ",".join(settings.executors)
+    os.environ["QFLEET_SLOTS"] = str(settings.slots)
     os.execv(sys.executable, arguments)  # noqa: S606 - no shell is wanted
+
+
+def _with_what_is_here(settings: Settings) -> Settings:
+    """Leave out the executor of GPUs where there is none; else, one slot for each GPU.
+
+    Raises:
+        ConfigurationInvalid: nothing is left, or GPUs would be shared with other executors.
+    """
+    from app.executors.gpus import CUSTATEVEC, require_alone, survey
+    from app.telemetry.logs import configure_logging
+
+    if CUSTATEVEC not in settings.executors:
+        return settings
+    configure_logging(level=settings.log_level, environment=settings.environment, service="worker")
+    found = survey(measure=False)
+    if found.gpus:
+        require_alone(settings.executors)
+        slots = settings.slots if "slots" in settings.model_fields_set else len(found.gpus)
+        return settings.model_copy(update={"slots": min(slots, len(found.gpus))})
+    left = tuple(name for name in settings.executors if name != CUSTATEVEC)
+    if not left:
+        message = f"the executor {CUSTATEVEC!r} cannot be served here: {found.reason}"
+        raise ConfigurationInvalid(message)
+    structlog.get_logger().warning("executor_left_out", executor=CUSTATEVEC, because=found.reason)
+    return settings.model_copy(update={"executors": left})
+
+
+@commands.group(invoke_without_command=True)
+@click.pass_context
+def drivers(context: click.Context) -> None:
+    """Start a driver manager; or, with a command, speak to the one that runs."""
+    if context.invoked_subcommand is not None:
+        return
+    from app.bootstrap import build_driver_manager
+    from app.drivers.server import shape_log
+    from app.telemetry.logs import configure_logging
+
+    settings = _settings()
+    configure_logging(
+        level=settings.log_level,
+        environment=settings.environment,
+        service="driver-manager",
+        shape=shape_log,
+    )
+    asyncio.run(build_driver_manager(settings).run())
+
+
+_Key = click.option("--key", envvar="QFLEET_KEY", help="An API key, if the manager asks for one.")
+
+
+@drivers.command("list")
+@click.argument(
+    "what",
+    default="drivers",
+    type=click.Choice(["drivers", "devices", "breakers", "pool", "caches"]),
+)
+@_Key
+def list_drivers(what: str, key: str | None) -> None:
+    """Show drivers, or devices, breakers, pool or caches."""
+    from app.drivers import commands as of_drivers
+
+    of_drivers.show(_settings(), key, what)
+
+
+@drivers.command("load")
+@click.argument("name")
+@_Key
+def load_driver(name: str, key: str | None) -> None:
+    """Load a driver, or load it again."""
+    from app.drivers import commands as of_drivers
+
+    of_drivers.load(_settings(), key, name)
+
+
+@drivers.command("unload")
+@click.argument("name")
+@_Key
+def unload_driver(name: str, key: str | None) -> None:
+    """Drain a driver and remove its devices."""
+    from app.drivers import commands as of_drivers
+
+    of_drivers.unload(_settings(), key, name)
+
+
+@drivers.command("reset-breaker")
+@click.argument("name")
+@click.argument("device", default="")
+@_Key
+def reset_breaker(name: str, device: str, key: str | None) -> None:
+    """Close a driver's circuit breakers, or that of one DEVICE."""
+    from app.drivers import commands as of_drivers
+
+    of_drivers.reset_breaker(_settings(), key, name, device)
 
 
 @commands.command()
@@ -155,6 +255,40 @@ def revoke(key_id: str) -> None:
 
     asyncio.run(refuse())
     click.echo(f"key {key_id} is refused from now on, by every gateway within 2 seconds", err=True)
+
+
+@commands.group()
+def plans() -> None:
+    """Say how much instances may use, by plan."""
+
+
+@plans.command("set")
+@click.argument("plan")
+@click.option("--queued", type=click.IntRange(min=0), help="Jobs that wait.  [default: any]")
+@click.option("--running", type=click.IntRange(min=1), help="Jobs that run.  [default: any]")
+@click.option("--seconds", type=click.IntRange(min=0), help="Run time in 28 days.  [default: any]")
+def set_plan(plan: str, queued: int | None, running: int | None, seconds: int | None) -> None:
+    """Give a plan a quota instead of the one it has; without options: none."""
+    from app.auth.instances import Quota
+
+    async def store_it() -> None:
+        async with _keys() as store:
+            await store.set_plan(plan, Quota(queued=queued, running=running, seconds=seconds))
+
+    asyncio.run(store_it())
+
+
+@plans.command("list")
+def list_plans() -> None:
+    """Show the plans that have a quota."""
+
+    async def read() -> dict[str, Quota]:
+        async with _keys() as store:
+            return await store.plans()
+
+    for plan, quota in asyncio.run(read()).items():
+        given = [f"{name} {most}" for name, most in asdict(quota).items() if most is not None]
+        click.echo(f"{plan}: {', '.join(given)}")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

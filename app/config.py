@@ -3,19 +3,32 @@
 Names carry the prefix ``QFLEET_``; nested limits join with two underscores, as in
 ``QFLEET_PROGRAM__QUBITS``. Units end names; a name without one is a count. The deployment names
 ``REDIS_HOST``, ``REDIS_PORT``, ``REDIS_DB``, ``REDIS_PASSWORD``, ``BROKER_URL``, ``LOG_LEVEL`` and
-``ENVIRONMENT`` are understood without the prefix too.
+``ENVIRONMENT`` are understood without the prefix too. A secret may stand in a file: ``NAME_FILE``
+says where.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote, urlencode
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -102,12 +115,19 @@ class HttpLimits(BaseModel):
 
     body_bytes: int = Field(default=16 * MIB, gt=0, description="request body")
     body_timeout_s: float = Field(default=20.0, gt=0, description="time to send the body")
+    head_timeout_s: float = Field(default=20.0, gt=0, description="time to send the head")
     headers: int = Field(default=100, gt=0, description="number of headers")
     header_bytes: int = Field(default=32 * KIB, gt=0, description="all headers together")
     target_bytes: int = Field(default=4 * KIB, gt=0, description="path and query string")
     connections: int = Field(default=4000, gt=0, description="open connections of one gateway")
     wait_s: float = Field(default=60.0, gt=0, description="longest ?wait=")
     waiters: int = Field(default=1000, gt=0, description="requests that may wait at the same time")
+    requests_per_minute: int = Field(
+        default=60_000, ge=0, description="requests of one key to one gateway; 0: any number"
+    )
+    failed_logins_per_minute: int = Field(
+        default=60, ge=0, description="wrong keys and tokens from one address; 0: any number"
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -121,9 +141,59 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def _checking(url: str) -> str:
+    """The URL, which asks for a valid certificate if it asks for TLS and says nothing of that.
+
+    kombu checks none otherwise. In the URL, so that redis-py reads the same.
+    """
+    if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
+
+
 def default_slots() -> int:
     """One slot per core this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+#: Settings that may stand in a file instead, which a variable NAME_FILE names.
+SECRETS = ("redis_url", "redis_password", "bootstrap_key", "secret")
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Reads a secret from the file that ``NAME_FILE`` names, for every name of the setting."""
+
+    def __call__(self) -> dict[str, str]:
+        """Setting → content of its file, without white space around it.
+
+        Raises:
+            SettingsError: a file cannot be read, or the secret is given in both ways.
+        """
+        found = {}
+        for setting in SECRETS:
+            for name in self._names(setting):
+                path = os.environ.get(f"{name}_FILE")
+                if not path:
+                    continue
+                if os.environ.get(name):
+                    message = f"{name} and {name}_FILE are both set; keep one"
+                    raise SettingsError(message)
+                try:
+                    found[setting] = Path(path).read_text().strip()
+                except (OSError, UnicodeDecodeError) as exc:
+                    message = f"{name}_FILE: {path} cannot be read: {exc}"
+                    raise SettingsError(message) from exc
+        return found
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Not asked: all values come at once."""
+        raise NotImplementedError
+
+    def _names(self, setting: str) -> list[str]:
+        alias = self.settings_cls.model_fields[setting].validation_alias
+        if isinstance(alias, AliasChoices):
+            return [str(name) for name in alias.choices if str(name).isupper()]
+        return [f"QFLEET_{setting.upper()}"]
 
 
 class Settings(BaseSettings):
@@ -138,7 +208,27 @@ class Settings(BaseSettings):
         extra="ignore",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, the environment, and the files that the environment names."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, SecretFiles(settings_cls)
+
     host: str = Field(default="127.0.0.1", description="address the gateway listens on")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins whose pages may call the API, e.g. https://lab.example"
+    )
+    proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses or networks of proxies whose X-Forwarded-For is believed",
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="port of the gateway")
     data: Path = Field(default=Path("var"), description="folder of the local stack")
     fsync: Literal["auto", "always", "everysec"] = Field(
@@ -193,6 +283,21 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("QFLEET_REDIS_DB", "REDIS_DB", "redis_db"),
         description="database of Redis, when redis_url is not given",
     )
+    redis_username: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("QFLEET_REDIS_USERNAME", "REDIS_USERNAME", "redis_username"),
+        description="user of Redis, when redis_url is not given; without it Redis has one user",
+    )
+    redis_tls: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("QFLEET_REDIS_TLS", "REDIS_TLS", "redis_tls"),
+        description="whether Redis is spoken to by TLS, when redis_url is not given",
+    )
+    redis_ca_file: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("QFLEET_REDIS_CA_FILE", "REDIS_CA_FILE", "redis_ca_file"),
+        description="certificates that Redis's is checked by; without it the system's",
+    )
     redis_password: str | None = Field(
         default=None,
         repr=False,
@@ -244,13 +349,38 @@ class Settings(BaseSettings):
     session_interactive_s: int = Field(
         default=60, gt=0, description="how long a session with nothing to do stays active"
     )
-    max_queued: int = Field(default=100_000, gt=0, description="queued jobs of one executor")
-    max_queued_per_owner: int = Field(
-        default=50_000, gt=0, description="queued jobs of one owner on one executor"
+    max_queued: int = Field(default=100_000, gt=0, description="queued jobs of all owners")
+    max_queued_per_owner: int = Field(default=50_000, gt=0, description="queued jobs of one owner")
+    max_queued_bytes: int = Field(
+        default=256 * MIB, gt=0, description="programs of the queued jobs of all owners"
+    )
+    max_queued_bytes_per_owner: int = Field(
+        default=128 * MIB, gt=0, description="programs of the queued jobs of one owner"
     )
     max_result_bytes: int = Field(default=32 * MIB, gt=0, description="encoded result of one job")
     drain_s: float = Field(
         default=30.0, gt=0, description="how long a stopping worker waits for its running jobs"
+    )
+
+    drivers: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether the local stack starts the driver manager; auto: if gRPC is installed"
+        " and its ports are free",
+    )
+    driver_config: Path | None = Field(
+        default=None, description="configuration of the driver manager: driver_manager.yaml"
+    )
+    grpc_host: str = Field(default="127.0.0.1", description="address the driver manager listens on")
+    grpc_port: int = Field(default=50061, ge=0, le=65535, description="port of the driver manager")
+    driver_metrics_port: int = Field(
+        default=9092, ge=0, le=65535, description="port of its metrics and of /healthz"
+    )
+    grpc_tls_certificate: Path | None = Field(
+        default=None, description="PEM file; with it and its key, gRPC is encrypted"
+    )
+    grpc_tls_key: Path | None = Field(default=None, description="PEM file of the private key")
+    grpc_tls_clients: Path | None = Field(
+        default=None, description="PEM file of the authority whose certificates clients must show"
     )
 
     heartbeat_file: Path | None = Field(
@@ -261,12 +391,21 @@ class Settings(BaseSettings):
     sandbox: SandboxLimits = Field(default=SandboxLimits(), description="limits of one child")
     http: HttpLimits = Field(default=HttpLimits(), description="limits of one HTTP request")
 
-    @field_validator("executors", mode="before")
+    @field_validator("executors", "cors_origins", mode="before")
     @classmethod
-    def _split_executors(cls, value: object) -> object:
+    def _split_words(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                message = f"{origin!r} is no origin: SCHEME://HOST or SCHEME://HOST:PORT, never *"
+                raise ValueError(message)
+        return origins
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -286,11 +425,25 @@ class Settings(BaseSettings):
         return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.host))
 
     @property
+    def asks_for_keys_over_grpc(self) -> bool:
+        """Whether callers of the driver manager must prove who they are."""
+        return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.grpc_host))
+
+    @property
     def redis(self) -> str | None:
         """URL of the configured Redis, or None when none is configured."""
         if self.redis_url:
-            return self.redis_url
+            return _checking(self.redis_url)
         if not self.redis_host:
             return None
-        secret = f":{quote(self.redis_password, safe='')}@" if self.redis_password else ""
-        return f"redis://{secret}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+        user, password = (
+            quote(word or "", safe="") for word in (self.redis_username, self.redis_password)
+        )
+        login = f"{user}:{password}@" if user or password else ""
+        place = f"{login}{self.redis_host}:{self.redis_port}/{self.redis_db}"
+        if not self.redis_tls:
+            return f"redis://{place}"
+        authority = (
+            f"?{urlencode({'ssl_ca_certs': self.redis_ca_file})}" if self.redis_ca_file else ""
+        )
+        return _checking(f"rediss://{place}{authority}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from app.jobs.job import Job, JobFilter, JobPage, Submission, WorkerReport
     from app.jobs.session import Session, SessionRequest, Workload
     from app.jobs.sessions import SessionStore
-    from app.jobs.snapshot import Fleet, Snapshot
+    from app.jobs.snapshot import Fleet, Snapshot, Usage
     from app.jobs.store import JobStore
 
 #: A waiter reads the store at least this often, should an event ever be lost.
@@ -71,7 +71,9 @@ class Dispatcher:
         Raises:
             BackendNotFound: no such backend; nothing was stored.
             LimitExceeded: the Idempotency-Key is too long; nothing was stored.
-            QueueFull: too many jobs are queued; nothing was stored.
+            QueueFull: the caller has too much queued; nothing was stored.
+            QuotaExceeded: the plan of the caller's instance allows no more; nothing was stored.
+            ServiceFull: everybody together has too much queued; nothing was stored.
             IdempotencyConflict: the key came with another request; nothing was stored.
             SessionNotFound: the caller has no such session; nothing was stored.
             SessionClosed: the session takes no jobs, or none for this backend; nothing was stored.
@@ -192,9 +194,9 @@ class Dispatcher:
             scope=principal.scope, which=which, limit=limit, offset=offset, cursor=cursor
         )
 
-    async def used_s(self, principal: Principal) -> float:
-        """Seconds that the caller's jobs have run in the usage period."""
-        return await self._store.used_s(scope=principal.scope)
+    async def usage(self, principal: Principal) -> Usage:
+        """How long the jobs of the caller's instance have run in the usage period, and may."""
+        return await self._store.usage(scope=principal.scope)
 
     async def open_session(self, principal: Principal, request: SessionRequest) -> Session:
         """Make a session.
@@ -299,7 +301,14 @@ class Dispatcher:
         try:
             return self._catalog.resolve(name, self._executors)
         except BackendNotFound:
-            return self._catalog.resolve(name, (await self.fleet()).queued)
+            fleet = await self.fleet()
+        try:
+            return self._catalog.resolve(name, fleet.queued, drivers=fleet.devices)
+        except BackendNotFound:
+            # A driver may have come since the fleet was last looked at.
+            self._fleet = None
+            fleet = await self.fleet()
+            return self._catalog.resolve(name, fleet.queued, drivers=fleet.devices)
 
 
 def _invalid_program(details: Mapping[str, Any]) -> InvalidProgram:

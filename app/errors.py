@@ -80,6 +80,13 @@ class UriTooLong(InvalidRequest):
     remedy = "send fewer or shorter parameters"
 
 
+class HeadTimeout(InvalidRequest):
+    """The head of the request did not arrive in time."""
+
+    code = "head_timeout"
+    remedy = "send the head faster"
+
+
 class BodyTimeout(InvalidRequest):
     """The body did not arrive in time."""
 
@@ -122,6 +129,20 @@ class InvalidTags(InvalidRequest):
     remedy = "send at most 8 tags of at most 86 characters"
 
 
+class FormatNotSupported(InvalidRequest):
+    """The circuit comes in a format that this service does not read."""
+
+    code = "format_not_supported"
+    remedy = "send OpenQASM 3 text, AQO JSON, or QPY"
+
+
+class VersionMismatch(InvalidRequest):
+    """The document is of a version that is not read."""
+
+    code = "version_mismatch"
+    remedy = "send the version that the message names"
+
+
 # --- who the caller is ------------------------------------------------------------------------
 
 
@@ -144,6 +165,13 @@ class InvalidToken(NotAuthorized):
 
     code = "invalid_token"
     remedy = "get a new token from POST /identity/token"
+
+
+class PermissionDenied(NotAuthorized):
+    """The caller is known, and may not do this."""
+
+    code = "permission_denied"
+    remedy = "use a key of owner admin"
 
 
 # --- what the caller named --------------------------------------------------------------------
@@ -198,6 +226,13 @@ class InstanceNotFound(NotFound):
     remedy = "name one of your instances, or none"
 
 
+class DriverNotFound(NotFound):
+    """No driver has that name."""
+
+    code = "driver_not_found"
+    remedy = "list the drivers, and name one of them"
+
+
 class JobIsFinal(ServiceError):
     """The job has ended, so it cannot be cancelled."""
 
@@ -205,14 +240,49 @@ class JobIsFinal(ServiceError):
     remedy = "nothing: the job has ended"
 
 
+class DeviceOffline(ServiceError):
+    """The device takes no circuits at this moment, or cannot do what was asked."""
+
+    code = "device_offline"
+    remedy = "wait until its status is ONLINE, or name another device"
+
+
+class DriverInvalid(ServiceError):
+    """The driver cannot be loaded."""
+
+    code = "driver_invalid"
+    remedy = "correct the driver; the message says what it lacks"
+
+
 # --- what the service lacks -------------------------------------------------------------------
 
 
 class QueueFull(ServiceError):
-    """As many jobs are queued as this caller, or the fleet, may have."""
+    """The caller has as many jobs, or bytes of them, queued as one owner may have."""
 
     code = "queue_full"
-    remedy = "wait until some jobs have finished, or cancel some"
+    remedy = "wait until some of your jobs have finished, or cancel some"
+
+
+class QuotaExceeded(QueueFull):
+    """The plan of the caller's instance allows no more."""
+
+    code = "quota_exceeded"
+    remedy = "wait for your jobs or for the end of the period, or ask for another plan"
+
+
+class RateExceeded(ServiceError):
+    """More requests came with one key than allowed."""
+
+    code = "rate_exceeded"
+    remedy = "send fewer requests; try again after the seconds in Retry-After"
+
+
+class LoginsRefused(ServiceError):
+    """Too many wrong keys or tokens came from the caller's address."""
+
+    code = "logins_refused"
+    remedy = "correct the key; try again after the seconds in Retry-After"
 
 
 class Unavailable(ServiceError):
@@ -220,6 +290,13 @@ class Unavailable(ServiceError):
 
     code = "unavailable"
     remedy = "try again after the seconds in Retry-After"
+
+
+class ServiceFull(Unavailable):
+    """All callers together have as many jobs, or bytes of them, queued as the service holds."""
+
+    code = "service_full"
+    remedy = "try again when some jobs have finished"
 
 
 class ConfigurationInvalid(ServiceError):
@@ -294,7 +371,7 @@ class InvalidProgram(JobFailure):
 
 
 class ProgramTooLarge(JobFailure):
-    """The run would need more memory, or give a larger result, than the executor allows."""
+    """The run would need more memory or far more time, or give a larger result, than is allowed."""
 
     code = "program_too_large"
     remedy = "use fewer qubits, shots or parameter sets; the message has the numbers"
@@ -347,3 +424,17 @@ class SessionEnded(JobFailure):
 
     code = "session_ended"
     remedy = "open another session, with a longer max_ttl if it ran out"
+
+
+class DriverUnavailable(JobFailure):
+    """The driver or its device does not answer, and no fallback took the job."""
+
+    code = "driver_unavailable"
+    remedy = "try again in a moment, or name another device"
+
+
+class DriverBusy(JobFailure):
+    """All connections of the driver are in use."""
+
+    code = "driver_busy"
+    remedy = "try again in a moment, or let its pool be larger"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ from app.executors.registry import AUTO
 from app.jobs.claims import WORKER_LOST, Busy, Finish
 from app.jobs.job import REASON_RAN_TOO_LONG, Failure, JobStatus
 from app.sandbox.protocol import Request, SandboxKilled
+from app.telemetry.tracing import job_span, record_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -138,6 +140,7 @@ class Runner:
         self._executors = tuple(executors)
         self._wakeup = wakeup
         self._live: Mapping[str, int] = {}
+        self._worth_from: Mapping[str, int] = {}
         self._limits = limits
         self._resources = resources
         self._time_limit_s = time_limit_s
@@ -169,9 +172,14 @@ class Runner:
         """The jobs that run now."""
         return tuple(busy for slot in self._slots if (busy := slot.busy))
 
-    def learn(self, live: Mapping[str, int]) -> None:
-        """Take note of the executors that live, and of the qubits that each can hold."""
-        self._live = live
+    def learn(self, live: Mapping[str, int], worth_from: Mapping[str, int]) -> None:
+        """Take note of the executors that live.
+
+        Args:
+            live: executor → qubits that it can hold.
+            worth_from: executor → fewest qubits at which it is worth it, where that was measured.
+        """
+        self._live, self._worth_from = live, worth_from
 
     def kill(self, slot_name: str, job_id: str) -> bool:
         """Stop a job that is no longer wanted, if it still runs in that slot."""
@@ -280,11 +288,7 @@ class Runner:
         """What the sandbox answers; None when the job was handed over to another executor."""
         live = dict(self._live) if claim.job.executor == AUTO else {}
         while True:
-            reply = slot.sandbox.run(
-                owner=claim.job.owner,
-                request=self._request(claim, live),
-                time_limit_s=self._limit_of(claim),
-            )
+            reply = self._traced(slot, claim, live)
             choice = reply.hand_over
             if choice is None:
                 return reply
@@ -313,6 +317,19 @@ class Runner:
             # Its last worker is gone since the last heartbeat: let it choose among the others.
             del live[choice.executor]
 
+    def _traced(self, slot: Slot, claim: Claim, live: Mapping[str, int]) -> Reply:
+        """What the sandbox answers, in the trace of the job's caller if there is one."""
+        job, began = claim.job, time.time()
+        with job_span(job.traceparent, job_id=job.id, executor=job.executor) as traceparent:
+            reply = slot.sandbox.run(
+                owner=job.owner,
+                request=replace(self._request(claim, live), traceparent=traceparent),
+                time_limit_s=self._limit_of(claim),
+            )
+            stages = reply.metadata.get("timings_s")
+            record_stages(traceparent, began, stages if isinstance(stages, dict) else {})
+        return reply
+
     def _request(self, claim: Claim, live: Mapping[str, int]) -> Request:
         return Request(
             job_id=claim.job.id,
@@ -326,6 +343,7 @@ class Runner:
             log_level=claim.job.log_level,
             choice=claim.job.choice,
             live=live,
+            worth_from=self._worth_from,
             served=self._executors,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import redis
 import structlog
 
 from app.errors import Unavailable
+from app.jobs.claims import REAP_MOST
 from app.lua.keys import CANCEL_CHANNEL
 
 if TYPE_CHECKING:
@@ -71,10 +73,21 @@ class Sweeper:
         for stale in self._claims.beat(report=report, busy=busy):
             if self._runner.kill(stale.slot, stale.job_id):
                 log.info("job_stopped", job_id=stale.job_id, reason="no longer ours")
-        self._runner.learn(self._claims.live())
-        reaped = self._claims.reap(wakeups=self._wakeups)
-        if reaped.given_back:
-            log.warning("leases_reaped", jobs=reaped.given_back)
+        self._runner.learn(self._claims.live(), self._claims.worth_from())
+        self._reap(until=time.monotonic() + self._beat_s)
+
+    def _reap(self, *, until: float) -> None:
+        """Reap all there is; a busy fleet has more than one go of final jobs to delete."""
+        while True:
+            reaped = self._claims.reap(wakeups=self._wakeups)
+            if reaped.given_back:
+                log.warning("leases_reaped", jobs=reaped.given_back)
+            if reaped.deleted < REAP_MOST or time.monotonic() > until:
+                return
+
+    def tell(self, report: WorkerReport) -> None:
+        """Say this of the worker with every tick from now on."""
+        self._report = report
 
     def keep(self, stop: threading.Event) -> None:
         """Tick until told to stop."""

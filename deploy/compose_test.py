@@ -340,8 +340,19 @@ def redis_is_out_of_reach(stack: Stack) -> str:
     expect(routes, "a worker has no network at all")
     expect(not any(line.split()[1] == "00000000" for line in routes), "a worker has a way out")
     environment = " ".join(inspect(worker)["Config"]["Env"] + inspect(redis)["Config"]["Cmd"])
-    secret = run("docker", "exec", redis, "cat", "/run/redis-password/value").strip()
+    secret = run("docker", "exec", redis, "cat", "/run/worker-password/value").strip()
     expect(len(secret) == 64 and secret not in environment, "`docker inspect` shows the password")
+    mounted = python(worker, "print(open('/run/redis-password/value').read())").strip()
+    expect(mounted == secret, "a worker has another password than its own")
+    forbidden = python(
+        worker,
+        "import redis; from app.config import Settings\n"
+        "c = redis.Redis.from_url(Settings().redis)\n"
+        "for words in (['GET', 'secret'], ['KEYS', '*'], ['CONFIG', 'GET', '*']):\n"
+        "    try: print('allowed', c.execute_command(*words))\n"
+        "    except redis.exceptions.NoPermissionError: print('refused')",
+    )
+    expect(forbidden.split() == ["refused"] * 3, f"a worker's user of Redis may: {forbidden}")
     return "not published, password, workers without a way out"
 
 

@@ -31,6 +31,8 @@ class Stack:
             if not name.startswith(("QFLEET_", "REDIS_")) and name != "BROKER_URL"
         }
         own = {"QFLEET_DATA": str(data), "QFLEET_PORT": str(self.port), "QFLEET_SLOTS": "1"}
+        # Its ports are the same for all; tests/drivers start it on others.
+        own["QFLEET_DRIVERS"] = "off"
         self.said: list[str] = []
         self.process = subprocess.Popen(
             [python, "-m", "app", "up"],

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel
 from app import errors
 from app.api.errors import status_of
 from app.api.runtime.errors import number_of
-from app.config import MIB, Settings
+from app.config import MIB, SECRETS, Settings
 from app.lua.keys import CANCEL_CHANNEL, DONE_CHANNEL, SCHEMA
 from app.telemetry.metrics import METRICS
 from tests.test_architecture import failures
@@ -37,7 +37,7 @@ def default_of(field: FieldInfo) -> str:
     if field.default_factory is not None:
         return "one per core"
     value = field.default
-    if value is None or value == {}:
+    if value in (None, {}, ()):
         return "–"
     if isinstance(value, tuple):
         value = ",".join(value)
@@ -62,6 +62,10 @@ def settings_of(
             yield [f"{prefix}{name.upper()}"], field
     for inner, inner_prefix in nested:
         yield from settings_of(inner, inner_prefix)
+
+
+def is_secret(names: list[str]) -> bool:
+    return any(f"QFLEET_{setting.upper()}" in names for setting in SECRETS)
 
 
 def status_row(error: type[errors.ServiceError]) -> str:
@@ -127,6 +131,7 @@ def test_every_metric_is_in_the_reference() -> None:
 def test_every_variable_that_people_are_told_of_exists(page: str) -> None:
     compose = (ROOT / "docker-compose.yaml").read_text()
     known = {name for names, _ in settings_of() for name in names}
+    known |= {f"{name}_FILE" for names, _ in settings_of() for name in names if is_secret(names)}
     known |= set(re.findall(r"\$\{([A-Z_]+)", compose))
 
     told = set(re.findall(r"\b((?:QFLEET|REDIS)_[A-Z_]+[A-Z])\b", (ROOT / page).read_text()))
@@ -157,3 +162,17 @@ def test_every_target_of_make_that_people_are_told_of_exists() -> None:
     for page in PAGES:
         told = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE))
         assert {name for pair in told for name in pair if name} <= targets, page.name
+
+
+def test_every_proof_of_a_guarantee_exists() -> None:
+    text = (REFERENCE / "guarantees.md").read_text()
+    proofs = re.findall(r"`(tests/[a-z_/]+\.py)(?:::(\w+))?", text)
+
+    missing = {
+        (path, name)
+        for path, name in proofs
+        if not (ROOT / path).exists() or (name and f"def {name}(" not in (ROOT / path).read_text())
+    }
+
+    assert len(proofs) > 20
+    assert missing == set()

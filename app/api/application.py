@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import app
 from app.api import docs, errors, health, identity, metrics, root, tasks
@@ -16,6 +17,7 @@ from app.api.middleware import Guard
 from app.api.runtime import account, backends, sessions
 from app.api.runtime import jobs as runtime_jobs
 from app.api.runtime.errors import MOUNTS, REFUSAL_SCHEMA, REFUSALS
+from app.auth.rates import RequestRates
 from app.telemetry.metrics import HttpMetrics
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ Post OpenQASM 3 to `/tasks`, read the counts at `/tasks/{task_id}`; or let the Q
 `/api/v1`. Every refusal is a problem document (RFC 9457) with a stable `code` and the `request_id`
 that the logs know it by; those of `/api/v1` have the shape that the Qiskit client reads."""
 
+#: What pages of other origins may send and read, beside what they always may.
+ASKED_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Service-CRN", "X-Request-ID")
+TOLD_HEADERS = ("Location", "Retry-After", "X-Request-ID", "uber-trace-id")
+
 RUNTIME_ROUTERS = (backends.router, runtime_jobs.router, sessions.router, account.router)
 ROUTERS = (root.router, tasks.router, identity.router, health.router, metrics.router, docs.router)
 
@@ -50,8 +56,17 @@ class Gateway(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """FastAPI's own layers, with the guard outside of them."""
         services: Services = self.state.services
+        inside: ASGIApp = CatalogHost(super().build_middleware_stack())
+        if services.settings.cors_origins:
+            inside = CORSMiddleware(
+                inside,
+                allow_origins=services.settings.cors_origins,
+                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+                allow_headers=ASKED_HEADERS,
+                expose_headers=TOLD_HEADERS,
+            )
         return Guard(
-            CatalogHost(super().build_middleware_stack()),
+            inside,
             limits=services.settings.http,
             metrics=services.metrics,
         )
@@ -94,6 +109,7 @@ def create_app(
         identity=identity,
         metrics=HttpMetrics(),
         waiters=Waiters(settings.http.waiters),
+        rates=RequestRates(settings.http.requests_per_minute),
     )
     gateway = Gateway(
         services,

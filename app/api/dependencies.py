@@ -10,6 +10,7 @@ from fastapi.security import APIKeyHeader
 
 from app.auth.identity import Identity
 from app.auth.principal import Principal
+from app.auth.rates import RequestRates
 from app.backends.catalog import Catalog
 from app.config import Settings, is_loopback
 from app.dispatcher import Dispatcher
@@ -49,6 +50,7 @@ class Services:
     identity: Identity
     metrics: HttpMetrics
     waiters: Waiters
+    rates: RequestRates
 
 
 async def services_of(request: Request) -> Services:
@@ -85,6 +87,8 @@ async def principal_of(
 
     Raises:
         NotAuthorized: no valid credential came.
+        LoginsRefused: too many that were not valid came from the same address.
+        RateExceeded: too many requests came with this key.
         InstanceNotFound: the caller has no such instance.
     """
     settings = services.settings
@@ -94,7 +98,17 @@ async def principal_of(
             " it and callers are asked for keys, or set QFLEET_AUTH to on or off"
         )
         raise NotAuthorized(message)
-    return await services.identity.principal(authorization=authorization, instance=service_crn)
+    caller = await services.identity.principal(
+        authorization=authorization, instance=service_crn, address=address_of(request)
+    )
+    if caller.key:
+        services.rates.count(caller.key)
+    return caller
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from; empty when it comes by no network."""
+    return request.client.host if request.client else ""
 
 
 def _came_from_outside(request: Request) -> bool:

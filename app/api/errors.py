@@ -34,21 +34,28 @@ STATUS: dict[type[ServiceError], HTTPStatus] = {
     errors.BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.HeadersTooLarge: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     errors.UriTooLong: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.HeadTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.BodyTimeout: HTTPStatus.REQUEST_TIMEOUT,
     errors.UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.SessionClosed: HTTPStatus.BAD_REQUEST,
     errors.NotAuthorized: HTTPStatus.UNAUTHORIZED,
+    errors.PermissionDenied: HTTPStatus.FORBIDDEN,
     errors.InvalidProgram: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.JobIsFinal: HTTPStatus.CONFLICT,
+    errors.DeviceOffline: HTTPStatus.CONFLICT,
+    errors.DriverInvalid: HTTPStatus.CONFLICT,
     errors.QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.RateExceeded: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.LoginsRefused: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.SandboxUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.ConfigurationInvalid: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-#: When to try again, seconds: a queue empties by jobs, an outage ends by a restart.
+#: When to try again, seconds, unless the failure's ``retry_after_s`` knows better: a queue empties
+#: by jobs, an outage ends by a restart.
 RETRY_AFTER_S = {HTTPStatus.TOO_MANY_REQUESTS: 5, HTTPStatus.SERVICE_UNAVAILABLE: 2}
 
 #: Nobody reads this status: the client has gone. It shows in the access log (nginx's number).
@@ -95,7 +102,8 @@ def problem(
     """The answer to a request that is refused, in the shape that belongs to its path."""
     told_headers = dict(headers or {})
     if status in RETRY_AFTER_S:
-        told_headers["retry-after"] = str(RETRY_AFTER_S[status])
+        retry_after_s = (details or {}).get("retry_after_s", RETRY_AFTER_S[status])
+        told_headers["retry-after"] = str(retry_after_s)
     if status in CHALLENGE:
         told_headers["www-authenticate"] = CHALLENGE[status]
     if is_runtime(path):

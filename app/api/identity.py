@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
-from app.api.dependencies import Caller, Shared
+from app.api.dependencies import Caller, Shared, address_of
 from app.api.errors import SHOWN_NAME_CHARS, problem_responses
 from app.auth.instances import Instance
 from app.errors import (
@@ -64,6 +64,7 @@ REQUEST_BODY = {
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
@@ -77,7 +78,7 @@ async def token(request: Request, services: Shared) -> JSONResponse:
         message = "apikey is missing; send the API key"
         raise InvalidRequest(message)
     try:
-        made = await services.identity.token(form["apikey"])
+        made = await services.identity.token(form["apikey"], address=address_of(request))
     except InvalidKey:
         return JSONResponse(KEY_NOT_FOUND, status_code=HTTPStatus.BAD_REQUEST)
     return JSONResponse(

@@ -1,7 +1,7 @@
 """Which requests get in, and what does every answer carry? Limits, request ids, headers, logs.
 
 Pure ASGI, around everything else: a refusal needs no route, and no answer misses its headers. What
-this cannot see is the server's or the proxy's: slow headers and idle connections.
+this cannot see is the server's (``app/api/server.py``): slow or endless heads, idle connections.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from app.auth.instances import Instance, owner_and_name
@@ -13,9 +14,10 @@ from app.auth.tokens import Token, key_id_of, sign_token
 from app.errors import InstanceNotFound, InvalidToken, NotAuthorized, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from app.auth.keys import ApiKey
+    from app.auth.logins import FailedLogins
     from app.auth.store import KeyStore
 
 #: How long what Redis said is believed: a revoked key works this long at most, seconds.
@@ -31,23 +33,28 @@ HOW = "send `Authorization: Bearer TOKEN` or `Authorization: apikey KEY`"
 class Identity(Protocol):
     """Who callers are; the routes' only door to keys, tokens and instances."""
 
-    async def principal(self, *, authorization: str | None, instance: str | None) -> Principal:
+    async def principal(
+        self, *, authorization: str | None, instance: str | None, address: str = ""
+    ) -> Principal:
         """The caller of a request.
 
         Args:
             authorization: the header of that name.
             instance: CRN or name of the instance, the header ``Service-CRN``.
+            address: where the request comes from.
 
         Raises:
             NotAuthorized: there is no credential, or it is not valid.
+            LoginsRefused: too many that were not valid came from that address.
             InstanceNotFound: the caller has no such instance.
         """
 
-    async def token(self, key: str) -> Token:
+    async def token(self, key: str, *, address: str = "") -> Token:
         """A token of the key.
 
         Raises:
             InvalidKey: the key is mistyped, unknown or revoked.
+            LoginsRefused: too many that were so came from that address.
         """
 
     async def instances(self, principal: Principal) -> tuple[Instance, ...]:
@@ -66,14 +73,16 @@ class OpenIdentity:
         # Clients read tokens, nobody verifies them.
         self._secret = secrets.token_urlsafe()
 
-    async def principal(self, *, authorization: str | None, instance: str | None) -> Principal:
+    async def principal(
+        self, *, authorization: str | None, instance: str | None, address: str = ""
+    ) -> Principal:
         """The one caller there is."""
-        del authorization, instance
+        del authorization, instance, address
         return LOCAL
 
-    async def token(self, key: str) -> Token:
+    async def token(self, key: str, *, address: str = "") -> Token:
         """A token, for any key."""
-        del key
+        del key, address
         return sign_token(key_id=LOCAL.owner, secret=self._secret, life_s=self._token_s)
 
     async def instances(self, principal: Principal) -> tuple[Instance, ...]:
@@ -89,38 +98,50 @@ class KeyedIdentity:
     """Callers prove who they are with an API key, or with a token that a key was changed into."""
 
     def __init__(
-        self, *, store: KeyStore, token_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        store: KeyStore,
+        token_s: float,
+        logins: FailedLogins | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make it; connects with the first call.
 
         Args:
             store: keys and instances.
             token_s: how long a token is good for, seconds.
+            logins: counts wrong credentials; None: nobody does.
             clock: gives seconds that only grow.
         """
         self._store = store
         self._token_s = token_s
+        self._logins = logins
         self._keys: Recent[ApiKey] = Recent(life_s=BELIEVED_S, most=MOST_BELIEVED, clock=clock)
         self._instances: Recent[tuple[Instance, ...]] = Recent(
             life_s=BELIEVED_S, most=MOST_BELIEVED, clock=clock
         )
 
-    async def principal(self, *, authorization: str | None, instance: str | None) -> Principal:
+    async def principal(
+        self, *, authorization: str | None, instance: str | None, address: str = ""
+    ) -> Principal:
         """The caller of a request; see ``Identity``."""
         if not authorization:
             message = f"this service asks for a key; {HOW}"
             raise NotAuthorized(message)
-        owner = (await self._keys.get(authorization, self._key_of)).owner
+        look_up = partial(self._counted, address, self._key_of)
+        key = await self._keys.get(authorization, look_up)
+        owner = key.owner
         if not instance:
-            return Principal(owner=owner)
+            return Principal(owner=owner, key=key.id)
         of, name = owner_and_name(instance) or (owner, instance)
         if of != owner:
             raise _no_instance(instance)
-        return Principal(owner=owner, instance=(await self._instance(owner, name)).name)
+        found = await self._instance(owner, name)
+        return Principal(owner=owner, instance=found.name, key=key.id)
 
-    async def token(self, key: str) -> Token:
+    async def token(self, key: str, *, address: str = "") -> Token:
         """A token of the key; see ``Identity``."""
-        found = await self._store.find(key)
+        found = await self._counted(address, self._store.find, key)
         secret = await self._store.secret()
         return sign_token(key_id=found.id, secret=secret, life_s=self._token_s)
 
@@ -137,6 +158,19 @@ class KeyedIdentity:
             if instance.name == name:
                 return instance
         raise _no_instance(name)
+
+    async def _counted(
+        self, address: str, look_up: Callable[[str], Awaitable[ApiKey]], credential: str
+    ) -> ApiKey:
+        """What a credential stands for; one that stands for nothing counts against its address."""
+        if self._logins is None:
+            return await look_up(credential)
+        self._logins.check(address)
+        try:
+            return await look_up(credential)
+        except NotAuthorized:
+            await self._logins.count(address)
+            raise
 
     async def _key_of(self, authorization: str) -> ApiKey:
         """The key that an Authorization header names or stands for."""

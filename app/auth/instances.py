@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from app.auth.principal import DEFAULT_INSTANCE
 from app.errors import InvalidRequest
-
-DEFAULT_PLAN = "open"
+from app.lua.keys import DEFAULT_PLAN
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _PLAN = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -33,6 +32,18 @@ class Instance:
     def crn(self) -> str:
         """Its address, as Qiskit clients name it in ``Service-CRN``."""
         return f"crn:v1:qfleet:public:quantum-computing:local:a/{self.owner}:{self.name}::"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How much a plan allows each of its instances; None: as much as the service does."""
+
+    #: jobs that wait.
+    queued: int | None = None
+    #: jobs that run, at least 1; those beyond it wait.
+    running: int | None = None
+    #: run time of all jobs in the usage period, seconds; when it is used up, no new job is taken.
+    seconds: int | None = None
 
 
 def owner_and_name(crn: str) -> tuple[str, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: The instance of callers who name none.
 DEFAULT_INSTANCE = "default"
@@ -16,6 +16,9 @@ class Principal:
     owner: str
     #: which of the owner's instances is used; the same alphabet.
     instance: str = DEFAULT_INSTANCE
+    #: id of the API key that the caller has shown; empty: the service did not ask for one. The
+    #: same caller may have several.
+    key: str = field(default="", compare=False)
 
     @property
     def scope(self) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from app.auth.instances import DEFAULT_PLAN, Instance, require_name, require_plan
+from app.auth.instances import Instance, Quota, require_name, require_plan
 from app.auth.keys import ApiKey, digest_of, id_of, new_key
 from app.auth.principal import DEFAULT_INSTANCE
 from app.errors import InvalidKey, InvalidRequest, NotFound
 from app.jobs.connection import translated
+from app.lua.keys import DEFAULT_PLAN
 from app.lua.scripts import source
 
 if TYPE_CHECKING:
@@ -148,6 +150,33 @@ class KeyStore:
         return tuple(
             Instance(owner=owner, name=name, plan=plan) for name, plan in sorted(plans.items())
         )
+
+    async def set_plan(self, plan: str, quota: Quota) -> None:
+        """Give a plan this quota instead of the one it has; it holds for the next job.
+
+        Raises:
+            InvalidRequest: the plan's name or a number is not allowed; nothing was stored.
+        """
+        require_plan(plan)
+        given = {name: most for name, most in asdict(quota).items() if most is not None}
+        if any(most < (name == "running") for name, most in given.items()):
+            message = "a quota is a number from 0, that of running jobs from 1"
+            raise InvalidRequest(message)
+        # Never deleted: while there has been no plan, the scripts look for no parked jobs.
+        fields = {f"{plan}|{name}": given.get(name, "") for name in asdict(quota)}
+        with translated():
+            await self._client.hset("plans", mapping=fields)
+
+    async def plans(self) -> dict[str, Quota]:
+        """The plans that have a quota, by name."""
+        with translated():
+            stored = await self._client.hgetall("plans")
+        plans: dict[str, dict[str, int]] = {}
+        for field, most in sorted(stored.items()):
+            plan, _, name = field.decode().partition("|")
+            if most:
+                plans.setdefault(plan, {})[name] = int(most)
+        return {plan: Quota(**given) for plan, given in plans.items()}
 
     async def secret(self) -> str:
         """What digests and tokens are made with.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 import app
+from app.backends.devices import NO_PROPERTIES, DriverDevice, device_configuration
 from app.backends.documents import Document, Documents
 from app.backends.names import MOCK, SIMULATOR, BackendName, mock_of
 from app.backends.recordings import find_recordings
 from app.errors import BackendNotFound, CalibrationNotFound, ConfigurationInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from app.backends.recordings import Recording
+
+#: driver → device id → what the driver says of it: ``Fleet.devices``.
+Drivers = Mapping[str, Mapping[str, Mapping[str, object]]]
 
 #: Fleets whose backends are kept: executors and qubits that come and go.
 KEPT_FLEETS = 8
@@ -45,18 +50,26 @@ class Backend:
     is_mock: bool
     #: what does not change of its entry in the list of backends: JSON without the closing brace.
     entry: bytes
+    #: what its driver says of it, when it is the device of a driver.
+    device: DriverDevice | None = None
 
     @property
     def is_simulator(self) -> bool:
         """Whether it is ideal, every qubit coupled to every other."""
         return self.metadata == SIMULATOR
 
+    @property
+    def is_online(self) -> bool:
+        """Whether its driver, if it has one, says that it runs circuits at this moment."""
+        return self.device is None or self.device.is_online
+
 
 class Catalog:
     """The backends, for a fleet that the caller describes by its executors and its largest worker.
 
     ``executors`` are those that are known, alive or not; ``max_qubits`` is what the largest worker
-    can hold as a state vector, None when nobody knows.
+    can hold as a state vector, None when nobody knows; ``drivers`` are the executors that are
+    drivers, with their devices: these are all the backends that a driver has.
     """
 
     def __init__(
@@ -102,20 +115,27 @@ class Catalog:
         return cls(recordings=recordings, aliases=targets, max_qubits=max_qubits)
 
     def backends(
-        self, executors: Collection[str], max_qubits: int | None = None
+        self,
+        executors: Collection[str],
+        max_qubits: int | None = None,
+        drivers: Drivers | None = None,
     ) -> Collection[Backend]:
-        """All of them: aliases, the simulator, devices; then their mocks."""
-        return self._all(executors, max_qubits).values()
+        """All of them: aliases, the simulator, devices; then their mocks, then drivers' devices."""
+        return self._all(executors, max_qubits, drivers).values()
 
     def resolve(
-        self, name: str, executors: Collection[str], max_qubits: int | None = None
+        self,
+        name: str,
+        executors: Collection[str],
+        max_qubits: int | None = None,
+        drivers: Drivers | None = None,
     ) -> Backend:
         """What a name stands for.
 
         Raises:
             BackendNotFound: no backend has that name.
         """
-        named = self._all(executors, max_qubits)
+        named = self._all(executors, max_qubits, drivers)
         if name not in named:
             near = _near(name.partition("@")[0], [SIMULATOR, *self._recordings, *self._aliases])
             message = (
@@ -143,16 +163,52 @@ class Catalog:
 
     def configuration(self, backend: Backend) -> Document:
         """What does not change of a backend: its qubits, its gates, its couplings."""
+        if backend.device is not None:
+            return device_configuration(backend.device, name=backend.name, version=backend.version)
         return self._documents.configuration(
             backend.metadata, name=backend.name, num_qubits=backend.num_qubits
         )
 
     def properties(self, backend: Backend) -> Document:
         """What was measured of a backend: errors, durations, coherence times."""
+        if backend.device is not None:
+            return NO_PROPERTIES
         return self._documents.properties(backend.metadata, name=backend.name)
 
-    def _all(self, executors: Collection[str], max_qubits: int | None) -> dict[str, Backend]:
-        return self._named(frozenset(executors), max_qubits or self._max_qubits)
+    def _all(
+        self, executors: Collection[str], max_qubits: int | None, drivers: Drivers | None
+    ) -> dict[str, Backend]:
+        of_drivers = drivers or {}
+        plain = frozenset(executors).difference(of_drivers)
+        named = self._named(plain, max_qubits or self._max_qubits)
+        if not of_drivers:
+            return named
+        return named | {
+            backend.name: backend
+            for driver, devices in of_drivers.items()
+            for device_id, told in devices.items()
+            for backend in [self._device(driver, device_id, DriverDevice.of(told))]
+        }
+
+    def _device(self, driver: str, device_id: str, device: DriverDevice) -> Backend:
+        name = str(BackendName(metadata=device_id, executor=driver))
+        entry = {
+            "name": name,
+            "qubits": device.num_qubits,
+            "physical_qubits": device.num_qubits,
+            "is_simulator": device.backend_type == SIMULATOR,
+            "processor_type": None,
+        }
+        return Backend(
+            name=name,
+            metadata=device_id,
+            executor=driver,
+            num_qubits=device.num_qubits,
+            version=device.version or app.__version__,
+            is_mock=False,
+            entry=orjson.dumps(entry)[:-1],
+            device=device,
+        )
 
     def _name_all(self, executors: frozenset[str], max_qubits: int) -> dict[str, Backend]:
         aliases = {

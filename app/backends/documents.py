@@ -81,14 +81,14 @@ class Documents:
     def configuration(self, metadata: str, *, name: str, num_qubits: int) -> Document:
         """The configuration of a backend called ``name``."""
         if metadata == SIMULATOR:
-            return _named(name, self._simulator(num_qubits))
-        return _named(name, self._configuration(metadata))
+            return named(name, self._simulator(num_qubits))
+        return named(name, self._configuration(metadata))
 
     def properties(self, metadata: str, *, name: str) -> Document:
         """The properties of a backend called ``name``; of the simulator there are none."""
         if metadata == SIMULATOR:
             return Document(body=b"{}", etag='"ideal"')
-        return _named(name, self._properties(metadata))
+        return named(name, self._properties(metadata))
 
     def _read_calibration(self, metadata: str) -> str:
         return _digest(self._recordings[metadata].properties.read_bytes())
@@ -107,7 +107,7 @@ class Documents:
     def _unnamed(self, metadata: str, members: dict[str, msgspec.Raw]) -> Document:
         del members["backend_name"]
         members["calibration_id"] = msgspec.Raw(orjson.dumps(self._calibration(metadata)))
-        return _tail(msgspec.json.encode(members))
+        return tail(msgspec.json.encode(members))
 
     def _make_simulator(self, num_qubits: int) -> Document:
         configuration = {
@@ -134,7 +134,7 @@ class Documents:
             "online_date": "2026-01-01T00:00:00Z",
             "description": "ideal simulator, every qubit coupled to every other",
         }
-        return _tail(orjson.dumps(configuration))
+        return tail(orjson.dumps(configuration))
 
 
 def _members(document: bytes) -> dict[str, msgspec.Raw]:
@@ -142,14 +142,16 @@ def _members(document: bytes) -> dict[str, msgspec.Raw]:
     return msgspec.json.decode(document, type=dict[str, msgspec.Raw])
 
 
-def _tail(document: bytes) -> Document:
+def tail(document: bytes) -> Document:
     """An object that still lacks its opening brace and its name."""
     return Document(body=document[1:], etag=f'"{_digest(document)}"')
 
 
-def _named(name: str, tail: Document) -> Document:
+def named(name: str, nameless: Document) -> Document:
     """The document of the backend of that name. Its address holds the name, its tag need not."""
-    return Document(body=b'{"backend_name":%b,%b' % (orjson.dumps(name), tail.body), etag=tail.etag)
+    return Document(
+        body=b'{"backend_name":%b,%b' % (orjson.dumps(name), nameless.body), etag=nameless.etag
+    )
 
 
 def _digest(content: bytes) -> str:

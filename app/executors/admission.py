@@ -60,8 +60,8 @@ def require_memory(needed: int, resources: Resources, *, what: str, remedy: str)
 def too_large(needed: int, resources: Resources, *, what: str, remedy: str) -> ProgramTooLarge:
     """Make the refusal of a run that needs more memory than there is."""
     message = (
-        f"{what} would need {_size(needed)} of memory; "
-        f"{_size(resources.memory_bytes)} are allowed. {remedy}"
+        f"{what} would need {size_text(needed)} of memory; "
+        f"{size_text(resources.memory_bytes)} are allowed. {remedy}"
     )
     # JSON integers end at 64 bits.
     reported = min(needed, 2**63 - 1)
@@ -117,7 +117,8 @@ def require_encoded(size: int, resources: Resources, *, what: str) -> None:
         )
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
+    """Write a size in bytes as GiB."""
     # Exact integers: a float would overflow at a thousand qubits.
     if size >= GIB * 10**6:
         return f"2^{size.bit_length() - 1 - 30} GiB"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from app.executors.admission import (
 )
 from app.executors.bitstrings import Bitstrings
 from app.executors.counts import BIT_BYTES, counts_of, parts_of
+from app.executors.durations import Pace, Work, require_time, time_left_s
 from app.executors.items import ItemRun
 from app.executors.learning import learn_boxes, learn_layers
 from app.executors.locations import located
@@ -99,8 +100,20 @@ class _Run(Protocol[_ResultT_co]):
     ) -> tuple[_ResultT_co, dict[str, object]]: ...
 
 
+@runtime_checkable
+class _Estimated(Protocol):
+    """A run that knows beforehand what it takes."""
+
+    def work(self, simulation: Simulation) -> Work: ...
+
+
 class AerExecutor:
     """Runs programs with qiskit-aer's C++ core, which stays warm between runs."""
+
+    #: whether the parts of a task's circuit that share no bit are simulated one by one.
+    _apart = False
+    #: options that this executor honours and others do not.
+    _honoured: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -127,6 +140,7 @@ class AerExecutor:
             memory_bytes=resources.memory_bytes - BASE_BYTES,
             mps_threshold=_MPS_THRESHOLD,
         )
+        self._pace = Pace(self._controller)
         self._versions = {name: version(name) for name in ("qiskit", "qiskit-aer")}
 
     def run(self, program: Program, target: Target) -> Result:
@@ -159,9 +173,9 @@ class AerExecutor:
             raise InvalidProgram("no_classical_bits", message)
         seed = _seed(program.seed)
         noise = self._noise_of(target)
-        if noise is not None:
-            return self._noisy_counts(program, target, noise, seed)
-        simulation = Simulation(controller=self._controller, resources=self._resources)
+        if noise is not None or self._apart:
+            return self._counts_apart(program, target, noise, seed)
+        simulation = self._simulation(self._resources, noise)
         reduced = reduce(lower(circuit, STATEVECTOR_GATES))
         method = simulation.method(reduced, program.shots)
         if method.name == MATRIX_PRODUCT_STATE:
@@ -169,6 +183,11 @@ class AerExecutor:
             method = replace(method, steps=reduced.steps)
         bitstrings = Bitstrings(circuit)
         self._admit_counts(reduced, method, shots=program.shots, width=bitstrings.width)
+        estimate = self._admit_time(
+            simulation.work_of(reduced, method, sets=1, shots=program.shots),
+            held=shots_bytes(program.shots, len(reduced.written)),
+            what=f"{program.shots} shots of {reduced.qubits} qubits",
+        )
         started = perf_counter()
         outcomes, clbits = simulation.counts(
             reduced, method, clbits=circuit.num_clbits, shots=program.shots, seed=seed % SEEDS
@@ -178,6 +197,7 @@ class AerExecutor:
         metadata: dict[str, object] = {
             **self._provenance(target, seed, time_taken_s, [method.name]),
             **self._told(None),
+            "estimate": estimate,
             "method": method.name,
             "shots": program.shots,
             "qubits_declared": circuit.num_qubits,
@@ -185,22 +205,30 @@ class AerExecutor:
         }
         return CountsResult(counts=bitstrings.counts(outcomes, clbits), metadata=metadata)
 
-    def _noisy_counts(
-        self, program: QasmProgram, target: Target, noise: Noise, seed: int
+    def _counts_apart(
+        self, program: QasmProgram, target: Target, noise: Noise | None, seed: int
     ) -> CountsResult:
         shots, bitstrings = program.shots, Bitstrings(program.circuit)
-        circuit, _ = noise.conforming(program.circuit)
-        simulation = Simulation(controller=self._controller, resources=self._resources, noise=noise)
+        circuit = program.circuit if noise is None else noise.conforming(program.circuit)[0]
+        simulation = self._simulation(self._resources, noise)
         parts = parts_of(circuit, simulation, shots)
         written = sum(len(part.written) for part in parts)
         require_result(
             shots=shots, written=written, width=bitstrings.width, resources=self._resources
         )
+        held = shots_bytes(shots, written) + BIT_BYTES * shots * written
         require_memory(
-            BASE_BYTES + shots_bytes(shots, written) + BIT_BYTES * shots * written,
+            BASE_BYTES + held,
             self._resources,
             what=f"{shots} shots of {written} bits",
             remedy="Ask for fewer shots.",
+        )
+        no_slots = np.empty((1, 0))
+        works = (simulation.work(part, no_slots, sets=1, shots=shots) for part in parts)
+        estimate = self._admit_time(
+            sum(works, Work()),
+            held=held,
+            what=f"{shots} shots of {sum(part.qubits for part in parts)} qubits",
         )
         started = perf_counter()
         outcomes, clbits = counts_of(
@@ -214,6 +242,7 @@ class AerExecutor:
         metadata: dict[str, object] = {
             **self._provenance(target, seed, time_taken_s, simulation.methods),
             **self._told(noise),
+            "estimate": estimate,
             "methods": list(simulation.methods),
             "shots": shots,
             "qubits_declared": program.circuit.num_qubits,
@@ -243,7 +272,7 @@ class AerExecutor:
         pubs: Sequence[SamplerPub | EstimatorPub] = program.pubs
         suppression = Suppression(program, options, noise)
         runs: list[_Run[SamplerPubResult | EstimatorPubResult]] = [
-            suppression.run(pub, index, seed) for index, pub in enumerate(pubs)
+            self._run_of(pub, index, seed, suppression) for index, pub in enumerate(pubs)
         ]
         results, metadata = self._run_all(runs, "pubs", seed=seed, noise=noise, target=target)
         level = program.resilience_level if isinstance(program, EstimatorProgram) else 0
@@ -255,7 +284,10 @@ class AerExecutor:
                 **suppression.in_effect,
                 "options_without_effect": {
                     **options.without_effect(
-                        seed=seed, noisy=noise is not None, resilience_level=level
+                        seed=seed,
+                        noisy=noise is not None,
+                        resilience_level=level,
+                        honoured=self._honoured,
                     ),
                     **suppression.without_effect,
                     **({} if noise is None else noise.unmet),
@@ -279,7 +311,9 @@ class AerExecutor:
             passthrough_data=program.passthrough_data,
             metadata={
                 **metadata,
-                "options_without_effect": options.without_effect(seed=seed),
+                "options_without_effect": options.without_effect(
+                    seed=seed, honoured=self._honoured
+                ),
             },
         )
 
@@ -322,12 +356,13 @@ class AerExecutor:
     ) -> tuple[list[_ResultT], dict[str, object]]:
         """Run pubs or items, as ``kind`` says, one after another."""
         resources = self._admitted(runs, kind)
+        estimate = self._estimated(runs, kind, resources, noise)
         started = perf_counter()
         results = []
         provenances: list[dict[str, object]] = []
         methods: dict[str, None] = {}
         for index, run in enumerate(runs):
-            simulation = Simulation(controller=self._controller, resources=resources, noise=noise)
+            simulation = self._simulation(resources, noise)
             began = datetime.now(UTC)
             # Each has random numbers of its own, whatever the others are.
             rng = np.random.default_rng([seed % SEEDS, index])
@@ -347,9 +382,18 @@ class AerExecutor:
         metadata = {
             **self._provenance(target, seed, time_taken_s, methods),
             **self._told(noise),
+            "estimate": estimate,
             kind: provenances,
         }
         return results, metadata
+
+    def _simulation(self, resources: Resources, noise: Noise | None) -> Simulation:
+        return Simulation(controller=self._controller, resources=resources, noise=noise)
+
+    def _run_of(
+        self, pub: SamplerPub | EstimatorPub, index: int, seed: int, suppression: Suppression
+    ) -> _Run[SamplerPubResult | EstimatorPubResult]:
+        return suppression.run(pub, index, seed)
 
     def _noise(self, options: Options, target: Target, seed: int) -> Noise | None:
         model = options.get(NOISE_MODEL)
@@ -379,6 +423,36 @@ class AerExecutor:
             remedy=f"Ask for fewer shots or parameter sets, or submit the {kind} one by one.",
         )
         return replace(self._resources, memory_bytes=self._resources.memory_bytes - held)
+
+    def _estimated(
+        self,
+        runs: Sequence[_Run[object]],
+        kind: str,
+        resources: Resources,
+        noise: Noise | None,
+    ) -> dict[str, object]:
+        """Refuse what would take far too long, and give what all is expected to need."""
+        total = Work()
+        for index, run in enumerate(runs):
+            with located(f"{kind}[{index}]"):
+                total += (
+                    run.work(self._simulation(resources, noise))
+                    if isinstance(run, _Estimated)
+                    else Work(is_unknown=True)
+                )
+        return self._admit_time(
+            total,
+            held=self._resources.memory_bytes - resources.memory_bytes,
+            what="; ".join(f"{kind}[{index}]: {run.description}" for index, run in enumerate(runs)),
+        )
+
+    def _admit_time(self, work: Work, *, held: int, what: str) -> dict[str, object]:
+        time_s = self._pace.seconds(work)
+        require_time(time_s, time_left_s(self._resources.threads), what=what)
+        return {
+            "memory_bytes": BASE_BYTES + held + work.state_bytes,
+            "time_s": None if time_s is None else float(f"{time_s:.2g}"),
+        }
 
     def _told_of(self, target: Target, started: float) -> dict[str, object]:
         """What a result says that nothing was simulated for."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 AER, NOISY, CUSTATEVEC = "aer", "noisy", "custatevec"
 
-#: Below this width a run is over before a graphics card has begun.
+#: Below this width a run is over before a GPU has begun, if no worker has measured where that is.
 _GPU_QUBITS = 18
 
 
@@ -50,13 +50,20 @@ class _Shape:
     shots: int
 
 
-def choose(program: Program, target: Target, live: Mapping[str, int]) -> Choice:
+def choose(
+    program: Program,
+    target: Target,
+    live: Mapping[str, int],
+    worth_from: Mapping[str, int] | None = None,
+) -> Choice:
     """Choose among the executors that live.
 
     Args:
         program: what is to be run.
         target: what its backend claims to be; a recorded device asks for its noise.
         live: executor → qubits of the largest state vector that a live worker of it can hold.
+        worth_from: executor → fewest qubits at which it is quicker than Aer, where a live worker
+            has measured that.
 
     Returns:
         the executor and the reason; ``aer`` when no other suits, whether it lives or not.
@@ -72,11 +79,12 @@ def choose(program: Program, target: Target, live: Mapping[str, int]) -> Choice:
         case LayersProgram() | BoxesProgram() | CalibrationProgram():
             because, suits = "what is learned of a backend is learned on a CPU", False
         case _:
-            because, suits = _gpu(_shape(program), live.get(CUSTATEVEC))
+            least = (worth_from or {}).get(CUSTATEVEC, _GPU_QUBITS)
+            because, suits = _gpu(_shape(program), live.get(CUSTATEVEC), least)
     return Choice(executor=CUSTATEVEC if suits else AER, because=because + without)
 
 
-def _gpu(shape: _Shape, largest: int | None) -> tuple[str, bool]:
+def _gpu(shape: _Shape, largest: int | None, least: int) -> tuple[str, bool]:
     """Whether a graphics card is worth it, reason first."""
     size = f"{shape.qubits} qubits that belong together"
     if largest is None:
@@ -85,8 +93,8 @@ def _gpu(shape: _Shape, largest: int | None) -> tuple[str, bool]:
         return f"{size}, and only Clifford gates: a stabilizer tableau does", False
     if shape.dynamic:
         return f"{size}, and what is measured is acted on again, {shape.shots} times", False
-    if shape.qubits < _GPU_QUBITS:
-        return f"{size}, fewer than the {_GPU_QUBITS} from which on a GPU is worth it", False
+    if shape.qubits < least:
+        return f"{size}, fewer than the {least} from which on a GPU is worth it", False
     if shape.qubits > largest:
         return f"{size}, more than the {largest} that a GPU here can hold", False
     return f"{size}, enough for a GPU to be worth it", True

@@ -1,7 +1,8 @@
-"""How is a condition of a circuit put to Aer?"""
+"""What does a condition of a circuit say? Put to Aer, or worked out here."""
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qiskit.circuit import Clbit
@@ -22,12 +23,14 @@ from qiskit_aer.backends.controller_wrappers import (
 from app.errors import ExecutionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from qiskit.circuit import ClassicalRegister
 
 #: Aer computes with unsigned 64-bit integers; a wider register would be cut without a word.
 _WIDEST = 64
+#: Bits of the widest register that a program may have.
+_WIDEST_SHIFT = 1 << 16
 
 _UNARY = {
     expr.Unary.Op.BIT_NOT: AerUnaryOp.BitNot,
@@ -46,6 +49,26 @@ _BINARY = {
     expr.Binary.Op.GREATER: AerBinaryOp.Greater,
     expr.Binary.Op.GREATER_EQUAL: AerBinaryOp.GreaterEqual,
 }
+_OPERATORS: Mapping[expr.Binary.Op, Callable[[int, int], int]] = {
+    expr.Binary.Op.BIT_AND: operator.and_,
+    expr.Binary.Op.BIT_OR: operator.or_,
+    expr.Binary.Op.BIT_XOR: operator.xor,
+    expr.Binary.Op.LOGIC_AND: lambda left, right: left and right,
+    expr.Binary.Op.LOGIC_OR: lambda left, right: left or right,
+    expr.Binary.Op.EQUAL: operator.eq,
+    expr.Binary.Op.NOT_EQUAL: operator.ne,
+    expr.Binary.Op.LESS: operator.lt,
+    expr.Binary.Op.LESS_EQUAL: operator.le,
+    expr.Binary.Op.GREATER: operator.gt,
+    expr.Binary.Op.GREATER_EQUAL: operator.ge,
+    expr.Binary.Op.ADD: operator.add,
+    expr.Binary.Op.SUB: operator.sub,
+    expr.Binary.Op.MUL: operator.mul,
+    expr.Binary.Op.DIV: operator.floordiv,
+    # No type is wider, and a huge shift would take the memory that it asks for.
+    expr.Binary.Op.SHIFT_LEFT: lambda left, right: left << right if right < _WIDEST_SHIFT else 0,
+    expr.Binary.Op.SHIFT_RIGHT: operator.rshift,
+}
 
 
 class BitsEqual(NamedTuple):
@@ -54,14 +77,49 @@ class BitsEqual(NamedTuple):
     mask: int
     value: int
 
-
-class AerExpression(NamedTuple):
-    """Holds if an expression of Aer's own is true; its bits are indices into the whole circuit."""
-
-    native: Any
+    def holds(self, bits: int) -> bool:
+        """Whether it does where the classical bits are ``bits``."""
+        return bits & self.mask == self.value
 
 
-Condition = BitsEqual | AerExpression
+class Expression(NamedTuple):
+    """Holds if an expression is true."""
+
+    node: expr.Expr
+    #: what the classical bits in it are in the whole circuit.
+    clbits: Mapping[Clbit, int]
+
+    @property
+    def native(self) -> Any:
+        """The same as an expression of Aer's own.
+
+        Raises:
+            ExecutionError: it uses something Aer cannot evaluate.
+        """
+        return _native(self.node, self.clbits)
+
+    def value(self, bits: int, variables: Mapping[expr.Var, int]) -> int:
+        """Work it out; true is 1.
+
+        Args:
+            bits: all classical bits of the circuit, bit ``i`` is clbit ``i``.
+            variables: what the variables of the circuit are.
+
+        Raises:
+            ExecutionError: it divides by zero, or uses something that has no value here.
+        """
+        return _value(self.node, bits, self.clbits, variables)
+
+    @property
+    def places(self) -> list[int]:
+        """Clbits that this is a name of, or a part of, least significant first."""
+        named = self.node.target if isinstance(self.node, expr.Index) else self.node
+        if isinstance(named, expr.Var) and not named.standalone:
+            return _indices(named.var, self.clbits)
+        return []
+
+
+Condition = BitsEqual | Expression
 
 
 def bits_equal(of: Clbit | ClassicalRegister, value: int, clbits: Mapping[Clbit, int]) -> BitsEqual:
@@ -73,15 +131,6 @@ def bits_equal(of: Clbit | ClassicalRegister, value: int, clbits: Mapping[Clbit,
         mask=sum(1 << index for index in indices),
         value=sum((value >> place & 1) << index for place, index in enumerate(indices)),
     )
-
-
-def aer_expression(condition: expr.Expr, clbits: Mapping[Clbit, int]) -> AerExpression:
-    """Translate an expression over classical bits and registers.
-
-    Raises:
-        ExecutionError: it uses something Aer cannot evaluate.
-    """
-    return AerExpression(_native(condition, clbits))
 
 
 def _native(node: expr.Expr, clbits: Mapping[Clbit, int]) -> Any:
@@ -100,12 +149,51 @@ def _native(node: expr.Expr, clbits: Mapping[Clbit, int]) -> Any:
             return AerBinaryExpr(
                 _BINARY[op], _native(node.left, clbits), _native(node.right, clbits)
             )
+    raise _unknown(node)
+
+
+def _value(
+    node: expr.Expr, bits: int, clbits: Mapping[Clbit, int], variables: Mapping[expr.Var, int]
+) -> int:
+    def value(inner: expr.Expr) -> int:
+        return _value(inner, bits, clbits, variables)
+
+    match node:
+        case expr.Var(standalone=True) if node in variables:
+            return variables[node]
+        case expr.Var(standalone=False):
+            places = _indices(node.var, clbits)
+            return sum((bits >> place & 1) << index for index, place in enumerate(places))
+        case expr.Value(type=types.Uint() | types.Bool()):
+            return int(node.value)
+        case expr.Cast(type=types.Uint() | types.Bool()):
+            return _fitted(value(node.operand), node.type)
+        case expr.Index():
+            return value(node.target) >> value(node.index) & 1
+        case expr.Unary(op=expr.Unary.Op.LOGIC_NOT):
+            return int(not value(node.operand))
+        case expr.Unary(op=expr.Unary.Op.BIT_NOT):
+            return _fitted(~value(node.operand), node.type)
+        case expr.Binary(op=op) if op in _OPERATORS:
+            try:
+                return _fitted(_OPERATORS[op](value(node.left), value(node.right)), node.type)
+            except ZeroDivisionError as exc:
+                raise ExecutionError("a classical expression divides by zero") from exc
+    raise _unknown(node)
+
+
+def _fitted(value: int, to: types.Type) -> int:
+    """Give what a type can hold of a value: its lowest bits, or whether it is not 0."""
+    return value & ((1 << to.width) - 1) if isinstance(to, types.Uint) else int(bool(value))
+
+
+def _unknown(node: expr.Expr) -> ExecutionError:
     kind = getattr(getattr(node, "op", None), "name", type(node).__name__).lower()
     message = (
         f"a condition uses {kind!r}, which cannot be evaluated here; comparisons and logic of "
         "classical bits and registers can"
     )
-    raise ExecutionError(message, expression=kind)
+    return ExecutionError(message, expression=kind)
 
 
 def _indices(of: Clbit | ClassicalRegister, clbits: Mapping[Clbit, int]) -> list[int]:

@@ -16,6 +16,7 @@ from app.errors import InvalidProgram
 from app.executors import statevectors
 from app.executors.admission import counts_bytes
 from app.executors.angles import Angles
+from app.executors.durations import Work
 from app.executors.lowering import MEASURE, Step
 from app.executors.observables import Group, grouped
 from app.executors.reduction import components, reduce
@@ -81,6 +82,7 @@ class EstimatorRun:
         self._observables = [grouped(observable, places) for observable in observables]
         read = {q for _, groups in self._observables for group in groups for q in group.bases}
         first = circuit.num_clbits
+        self._kept: tuple[list[_Part], npt.NDArray[np.float64]] | None = None
         #: qubit that some term reads → the clbit it is read into.
         self._clbits = {qubit: first + index for index, qubit in enumerate(sorted(read))}
 
@@ -98,6 +100,24 @@ class EstimatorRun:
             self._pub.shots, self._circuit.num_clbits + len(self._clbits)
         )
 
+    def work(self, simulation: Simulation) -> Work:
+        """Estimate what the run takes."""
+        parts, values = self._prepared(simulation)
+        each = self._broadcast(self._pub.observables.shape)
+        groups = sum(len(self._observables[observable][1]) for observable in each.tolist())
+        total, shots = Work(), self._pub.shots
+        for part in parts:
+            if part.keeps:
+                # Turning a copy of the state into another basis takes some gates.
+                amplitudes = 2.0 * part.reduced.qubits * groups * 2.0**part.reduced.qubits
+                total += simulation.work_of_states(part.reduced, sets=self._sets)
+                # Only the shots of several parts are put side by side one by one.
+                drawn = shots if len(parts) > 1 else min(shots, 2**part.reduced.qubits) / 8
+                total += Work(array_amplitudes=amplitudes, shots=groups * drawn)
+            else:
+                total += simulation.work(part.reduced, values, sets=groups, shots=shots)
+        return total
+
     @property
     def description(self) -> str:
         """Size of the run in words."""
@@ -107,10 +127,7 @@ class EstimatorRun:
         self, simulation: Simulation, rng: np.random.Generator
     ) -> tuple[EstimatorPubResult, dict[str, object]]:
         """Give the expectation values, and what was simulated."""
-        pub = self._pub
-        angles = Angles(pub.circuit.parameters)
-        parts = self._parts(simulation.steps(self._circuit, angles, pub.shots), simulation)
-        values = angles.at(pub.parameter_values.reshape(self._sets, pub.parameter_values.shape[-1]))
+        parts, values = self._prepared(simulation)
 
         means, variances = np.empty((2, prod(self._shape)))
         for chunk, pairs in self._chunks(self._at_once(parts, simulation)):
@@ -167,6 +184,18 @@ class EstimatorRun:
             return 1
         widest = max((part.reduced.qubits for part in parts), default=0)
         return max(1, min(_AMPLITUDES_AT_ONCE >> widest, _SHOTS_AT_ONCE // self._pub.shots))
+
+    def _prepared(self, simulation: Simulation) -> tuple[list[_Part], npt.NDArray[np.float64]]:
+        """Give the parts of the circuit, and the angles of their slots at every set.
+
+        They are kept: what is estimated is what is run.
+        """
+        if self._kept is None:
+            pub, angles = self._pub, Angles(self._pub.circuit.parameters)
+            parts = self._parts(simulation.steps(self._circuit, angles, pub.shots), simulation)
+            values = pub.parameter_values.reshape(self._sets, pub.parameter_values.shape[-1])
+            self._kept = parts, angles.at(values)
+        return self._kept
 
     def _parts(self, steps: list[Step], simulation: Simulation) -> list[_Part]:
         parts: list[_Part] = []

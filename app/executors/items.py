@@ -16,6 +16,7 @@ from app.primitives.runtime.samplexes import PARAMETER_VALUES, output_bytes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from app.executors.durations import Work
     from app.executors.noise import Noise
     from app.executors.simulation import Simulation
     from app.primitives.programs import CircuitItem, RegisterSamples
@@ -51,6 +52,10 @@ class ItemRun:
         """Memory that the run needs besides its result and a simulation."""
         # Every bit of the result is a byte for a while.
         return self._run.working_bytes + 8 * self._run.result_bytes + 3 * self._drawn_bytes
+
+    def work(self, simulation: Simulation) -> Work:
+        """Estimate what the run takes."""
+        return self._run.work(simulation)
 
     @property
     def description(self) -> str:

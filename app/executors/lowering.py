@@ -30,6 +30,7 @@ from qiskit.circuit import (
     ParameterExpression,
     QuantumCircuit,
     Reset,
+    Store,
     SwitchCaseOp,
     WhileLoopOp,
 )
@@ -40,7 +41,7 @@ from qiskit.transpiler.passes import HighLevelSynthesis
 
 from app.errors import ExecutionError
 from app.executors.angles import Angles
-from app.executors.conditions import Condition, aer_expression, bits_equal
+from app.executors.conditions import Condition, Expression, bits_equal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,17 +63,18 @@ RESET = "reset"
 DELAY = "delay"
 JUMP = "jump"
 MARK = "mark"
+STORE = "store"
 
 
 class Step(NamedTuple):
     """One operation in Aer's vocabulary; its bits are indices into the whole circuit."""
 
-    #: gate name, or one of ``MEASURE``, ``RESET``, ``DELAY``, ``JUMP``, ``MARK``.
+    #: gate name, or one of ``MEASURE``, ``RESET``, ``DELAY``, ``JUMP``, ``MARK``, ``STORE``.
     name: str
     qubits: tuple[int, ...] = ()
     clbits: tuple[int, ...] = ()
     #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark; the
-    #: length of a delay, and its unit.
+    #: length of a delay, and its unit; where a store writes, and what, both as ``Expression``.
     params: tuple[Any, ...] = ()
     #: of a jump: taken only if it holds.
     condition: Condition | None = None
@@ -107,6 +109,7 @@ def lower(
     angles: Angles | None = None,
     *,
     keep_idling: bool = False,
+    stores: bool = False,
 ) -> list[Step]:
     """Flatten ``circuit``; barriers and global phases, which nothing sees, disappear.
 
@@ -116,12 +119,13 @@ def lower(
         angles: where angles that depend on parameters get their slots; without it, a parameter
             has no value.
         keep_idling: whether ``id`` gates and delays are kept, because they are noisy.
+        stores: whether assignments to classical variables may appear; otherwise they are refused.
 
     Raises:
         ExecutionError: an operation has no definition, a parameter no value, or a condition
             cannot be evaluated.
     """
-    lowering = _Lowering(gates, angles or Angles(), keep_idling=keep_idling)
+    lowering = _Lowering(gates, angles or Angles(), keep_idling=keep_idling, stores=stores)
     qubits = {qubit: index for index, qubit in enumerate(circuit.qubits)}
     clbits = {clbit: index for index, clbit in enumerate(circuit.clbits)}
     lowering.block(circuit, _Scope(qubits=qubits, clbits=clbits, bindings={}, loop=None))
@@ -129,11 +133,14 @@ def lower(
 
 
 class _Lowering:
-    def __init__(self, gates: frozenset[str], angles: Angles, *, keep_idling: bool) -> None:
+    def __init__(
+        self, gates: frozenset[str], angles: Angles, *, keep_idling: bool, stores: bool
+    ) -> None:
         self.steps: list[Step] = []
         self._gates = gates
         self._angles = angles
         self._keep_idling = keep_idling
+        self._stores = stores
         self._labels = count()
 
     def block(self, circuit: QuantumCircuit, scope: _Scope) -> None:
@@ -156,7 +163,9 @@ class _Lowering:
     def _other(self, instruction: CircuitInstruction, scope: _Scope) -> None:
         operation = instruction.operation
         if isinstance(operation, Barrier) or not (
-            instruction.qubits or instruction.clbits or isinstance(operation, ControlFlowOp)
+            instruction.qubits
+            or instruction.clbits
+            or isinstance(operation, (ControlFlowOp, Store))
         ):
             return
         if isinstance(operation, Delay):
@@ -172,6 +181,8 @@ class _Lowering:
             self._leave(operation, scope.loop)
         elif isinstance(operation, ControlFlowOp):
             self._control_flow(instruction, operation, scope)
+        elif isinstance(operation, Store):
+            self._store(operation, scope)
         elif self._is_native(operation):
             self._gate(operation.name, instruction, operation.params, scope)
         else:
@@ -181,6 +192,16 @@ class _Lowering:
         qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
         duration = _angle(operation.duration, scope.bindings, self._angles)
         self.steps.append(Step(DELAY, qubits, params=(duration, operation.unit)))
+
+    def _store(self, operation: Store, scope: _Scope) -> None:
+        if not self._stores:
+            message = (
+                "the circuit assigns to classical variables or bits, which cannot be simulated here"
+            )
+            raise ExecutionError(message, operation=operation.name)
+        target = Expression(operation.lvalue, scope.clbits)
+        value = Expression(operation.rvalue, scope.clbits)
+        self.steps.append(Step(STORE, clbits=tuple(target.places), params=(target, value)))
 
     def _is_native(self, operation: Operation) -> bool:
         # The name of a gate with open controls ends in ``_o…``, so it is none of these.
@@ -348,12 +369,12 @@ def _angle(param: Any, bindings: Mapping[Parameter, float], angles: Angles) -> A
 
 def _condition(condition: expr.Expr | tuple[Any, int], scope: _Scope) -> Condition:
     if isinstance(condition, expr.Expr):
-        return aer_expression(condition, scope.clbits)
+        return Expression(condition, scope.clbits)
     bits, value = condition
     return bits_equal(bits, int(value), scope.clbits)
 
 
 def _case(target: Clbit | ClassicalRegister | expr.Expr, value: int, scope: _Scope) -> Condition:
     if isinstance(target, expr.Expr):
-        return aer_expression(expr.equal(target, value), scope.clbits)
+        return Expression(expr.equal(target, value), scope.clbits)
     return bits_equal(target, int(value), scope.clbits)

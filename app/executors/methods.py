@@ -74,7 +74,7 @@ def choose(reduced: Reduced, *, shots: int, memory_bytes: int) -> Method:
     """
     if not reduced.written:
         return Method(name=NONE, steps=())
-    draws = _draws(reduced, shots)
+    draws = draws_from_probabilities(reduced, shots)
     per_shot = 0 if draws else shots_bytes(shots, len(reduced.written))
     states = 1
     if reduced.readout is None:
@@ -111,7 +111,8 @@ def choose_noisy(reduced: Reduced, *, shots: int, memory_bytes: int) -> Method:
     return Method(name=STATEVECTOR if fits else MATRIX_PRODUCT_STATE, steps=reduced.steps)
 
 
-def _draws(reduced: Reduced, shots: int) -> bool:
+def draws_from_probabilities(reduced: Reduced, shots: int) -> bool:
+    """Whether it is quicker to draw all shots from probabilities than to sample each."""
     if reduced.readout is None:
         return False
     outcomes = 1 << len(set(reduced.readout.values()))

@@ -15,7 +15,7 @@ from qiskit_aer.backends.backend_utils import cpp_execute_circuits
 from qiskit_aer.backends.controller_wrappers import AerCircuit, AerConfig, aer_controller_execute
 
 from app.errors import ExecutionError, ProgramTooLarge
-from app.executors.conditions import AerExpression, BitsEqual
+from app.executors.conditions import BitsEqual, Expression
 from app.executors.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step, delay_label
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def _jump(circuit: AerCircuit, step: Step, qubits: Sequence[int], *, flag: int) 
         case BitsEqual(mask, value):
             circuit.bfunc(f"{mask:#x}", f"{value:#x}", "==", flag)
             circuit.jump(qubits, step.params, flag, None)
-        case AerExpression(native):
-            circuit.jump(qubits, step.params, _ALWAYS, native)
+        case Expression():
+            circuit.jump(qubits, step.params, _ALWAYS, step.condition.native)
 
 
 def _failure(status: str) -> ProgramTooLarge | ExecutionError:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 NOISE_MODEL = "simulator.noise_model"
 COUPLING_MAP = "simulator.coupling_map"
 BASIS_GATES = "simulator.basis_gates"
+#: of amplitudes: ``single`` or ``double``.
+PRECISION = "experimental.precision"
 #: in the order in which they are looked for.
 _SEEDS = ("simulator.seed_simulator", "seed_estimator", "experimental.seed_simulator")
 
@@ -83,7 +85,12 @@ class Options:
         return None
 
     def without_effect(
-        self, *, seed: int, noisy: bool = False, resilience_level: int = 0
+        self,
+        *,
+        seed: int,
+        noisy: bool = False,
+        resilience_level: int = 0,
+        honoured: frozenset[str] = frozenset(),
     ) -> dict[str, str]:
         """Give the path of every option that was set in vain, and the reason.
 
@@ -91,6 +98,7 @@ class Options:
             seed: of the run.
             noisy: whether something goes wrong, so that options that are about it have an effect.
             resilience_level: of an estimator.
+            honoured: options of the executor's own.
         """
         values = dict(self._values)
         if resilience_level:
@@ -99,7 +107,8 @@ class Options:
         return {
             path: reason
             for path, value in values.items()
-            if not (noisy and path.partition(".")[0] in _ABOUT_NOISE)
+            if path not in honoured
+            and not (noisy and path.partition(".")[0] in _ABOUT_NOISE)
             and (reason := _reason(path, value, seed=seed, routed=routed)) is not None
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.executors.lowering import JUMP, MARK, MEASURE, RESET, Step
+from app.executors.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Reduced:
 def reduce(steps: list[Step], *, fresh_read_zero: bool = True) -> Reduced:
     """Leave out what the classical bits do not depend on, and renumber the qubits.
 
-    A circuit with jumps keeps all its operations: what is read later may depend on the way there.
+    A circuit with jumps or stores keeps all its operations: what is read later may depend on them.
 
     Args:
         steps: a lowered circuit.
@@ -46,7 +46,7 @@ def reduce(steps: list[Step], *, fresh_read_zero: bool = True) -> Reduced:
 def components(steps: list[Step], *, fresh_read_zero: bool = True) -> list[list[Step]]:
     """Split a circuit into parts that share no qubit and no clbit, so that each is run alone.
 
-    What no clbit depends on belongs to none of them. A circuit with jumps is one part.
+    What no clbit depends on belongs to none of them. A circuit with jumps or stores is one part.
 
     Args:
         steps: a lowered circuit.
@@ -90,7 +90,7 @@ class _Parts:
 
 
 def _jumps(steps: list[Step]) -> bool:
-    return any(step.name in (JUMP, MARK) for step in steps)
+    return any(step.name in (JUMP, MARK, STORE) for step in steps)
 
 
 def _visible(steps: list[Step]) -> list[Step]:

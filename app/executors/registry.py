@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, cast
 
 from app.errors import ConfigurationInvalid
+from app.executors.engines import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,7 @@ AUTO = "auto"
 #: a factory is called with ``resources=`` and gives an ``Executor``.
 _BUILT_IN = {
     "aer": "app.executors.aer:AerExecutor",
+    "custatevec": "app.executors.custatevec:custatevec_executor",
     "noisy": "app.executors.noisy:noisy_executor",
 }
 
@@ -52,6 +55,10 @@ def preload() -> None:
     for name in _factories():
         _factory(name)
     import_module("app.executors.auto")
+    # They look for compilers when they are imported, which a sandbox child may not. They touch no
+    # GPU before the first call.
+    with suppress(ImportError):
+        bindings.load()
 
 
 def _factory(name: str) -> Callable[..., Executor]:

@@ -11,11 +11,15 @@ import numpy as np
 from app.errors import InvalidProgram
 from app.executors.admission import counts_bytes
 from app.executors.angles import Angles
+from app.executors.durations import Work
 from app.executors.registers import Registers
 from app.primitives.programs import ExecutionSpan, SamplerPubResult
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from app.executors.noise import Noise
+    from app.executors.reduction import Reduced
     from app.executors.simulation import Simulation
     from app.primitives.programs import SamplerPub
 
@@ -42,6 +46,7 @@ class SamplerRun:
             raise InvalidProgram("no_classical_bits", message)
         self._circuit = pub.circuit if noise is None else noise.conforming(pub.circuit)[0]
         self._sets = prod(pub.shape)
+        self._parts: tuple[list[Reduced], npt.NDArray[np.float64]] | None = None
 
     @property
     def result_bytes(self) -> int:
@@ -56,6 +61,18 @@ class SamplerRun:
             self._pub.shots, self._circuit.num_clbits
         )
 
+    def work(self, simulation: Simulation) -> Work:
+        """Estimate what the run takes."""
+        components, values = self._prepared(simulation)
+        shots = self._pub.shots
+        return sum(
+            (
+                simulation.work(component, values, sets=self._sets, shots=shots)
+                for component in components
+            ),
+            Work(),
+        )
+
     @property
     def description(self) -> str:
         """Size of the run in words."""
@@ -66,10 +83,7 @@ class SamplerRun:
     ) -> tuple[SamplerPubResult, dict[str, object]]:
         """Give the samples, and what was simulated."""
         pub, started = self._pub, datetime.now(UTC)
-        angles = Angles(pub.circuit.parameters)
-        steps = simulation.steps(self._circuit, angles, pub.shots)
-        components = [simulation.reduced(part) for part in simulation.components(steps)]
-        values = angles.at(pub.parameter_values.reshape(self._sets, pub.parameter_values.shape[-1]))
+        components, values = self._prepared(simulation)
         widest = max((component.qubits for component in components), default=0)
         at_once = 1
         if all(simulation.vectorises(component) for component in components):
@@ -100,3 +114,16 @@ class SamplerRun:
             span=ExecutionSpan(started=started, finished=datetime.now(UTC)),
         )
         return result, provenance
+
+    def _prepared(self, simulation: Simulation) -> tuple[list[Reduced], npt.NDArray[np.float64]]:
+        """Give the components of the circuit, and the angles of their slots at every set.
+
+        They are kept: what is estimated is what is run.
+        """
+        if self._parts is None:
+            pub, angles = self._pub, Angles(self._pub.circuit.parameters)
+            steps = simulation.steps(self._circuit, angles, pub.shots)
+            components = [simulation.reduced(part) for part in simulation.components(steps)]
+            values = pub.parameter_values.reshape(self._sets, pub.parameter_values.shape[-1])
+            self._parts = components, angles.at(values)
+        return self._parts

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from app.errors import ProgramTooLarge
 from app.executors import statevectors
-from app.executors.admission import shots_bytes, statevector_bytes, too_large
+from app.executors.admission import AMPLITUDE_BYTES, shots_bytes, statevector_bytes, too_large
 from app.executors.angles import bound
-from app.executors.lowering import lower
+from app.executors.durations import Work
+from app.executors.lowering import MEASURE, RESET, lower
 from app.executors.methods import (
     COMMON_GATES,
+    DENSITY_MATRIX,
     MATRIX_PRODUCT_STATE,
     NONE,
+    STABILIZER,
     STATEVECTOR,
     STATEVECTOR_GATES,
     Method,
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from app.executors import Resources
     from app.executors.angles import Angles
     from app.executors.lowering import Step
-    from app.executors.native import Controller
     from app.executors.noise import Noise
     from app.executors.observables import Rotations
     from app.executors.reduction import Reduced
@@ -58,11 +60,29 @@ _KEPT_QUBITS = 24
 _KEPT_STATES = 4
 
 
+class Core(Protocol):
+    """Runs lowered steps: Aer's C++ core, or a state vector engine. ``Controller`` says what."""
+
+    def probabilities(self, run: Run, qubits: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Probabilities of the outcomes of ``qubits``, the first the least significant bit."""
+        ...
+
+    def statevector(self, run: Run, /) -> npt.NDArray[np.complex128]:
+        """Give the final state, shape ``(2 ** qubits,)``."""
+        ...
+
+    def counts(
+        self, run: Run, *, shots: int, memory: int = 0, readout: Sequence[int] = ()
+    ) -> dict[int, int]:
+        """Outcome, as one integer → occurrences."""
+        ...
+
+
 class Simulation:
     """Samples circuits with what one run may use."""
 
     def __init__(
-        self, *, controller: Controller, resources: Resources, noise: Noise | None = None
+        self, *, controller: Core, resources: Resources, noise: Noise | None = None
     ) -> None:
         self._controller = controller
         self._resources = resources
@@ -139,7 +159,7 @@ class Simulation:
             statevectors.evolve(states, reduced.steps, angles)
             return states
         run = Run(
-            steps=_bound(reduced, angles[0]).steps,
+            steps=bound_at(reduced, angles[0]).steps,
             qubits=reduced.qubits,
             method=STATEVECTOR,
             seed=0,
@@ -174,15 +194,30 @@ class Simulation:
         if self.vectorises(reduced):
             readout = reduced.readout or {}
             qubits = list(dict.fromkeys(readout.values()))
-            probabilities = statevectors.probabilities(self.states(reduced, angles), qubits)
+            probabilities = self.probabilities(reduced, angles, qubits)
             bits = {clbit: qubits.index(qubit) for clbit, qubit in readout.items()}
             return drawn(probabilities, bits, shots=shots, rng=rng)
-        single = _bound(reduced, angles[0])
+        single = bound_at(reduced, angles[0])
         seed = int(rng.integers(SEEDS))
         counts, places = self.counts(
             single, self.method(single, shots), clbits=clbits, shots=shots, seed=seed
         )
         return counted(counts, places)
+
+    def probabilities(
+        self, reduced: Reduced, angles: npt.NDArray[np.float64], qubits: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
+        """Probabilities of the outcomes of ``qubits``, the first the least significant bit.
+
+        Args:
+            reduced: one that ``vectorises``.
+            angles: shape ``(sets, slots)``.
+            qubits: which are read, each once.
+
+        Returns:
+            shape ``(sets, 2 ** len(qubits))``.
+        """
+        return statevectors.probabilities(self.states(reduced, angles), qubits)
 
     def method(self, reduced: Reduced, shots: int) -> Method:
         """Choose how a circuit without slots is simulated."""
@@ -193,6 +228,64 @@ class Simulation:
         if method.name == MATRIX_PRODUCT_STATE:
             return replace(method, steps=reduced.steps)
         return method
+
+    def work(
+        self, reduced: Reduced, angles: npt.NDArray[np.float64], *, sets: int, shots: int
+    ) -> Work:
+        """Estimate what it takes to sample a circuit.
+
+        Args:
+            reduced: a circuit.
+            angles: shape ``(sets, slots)``; of the first set, the method is chosen for all.
+            sets: parameter sets.
+            shots: samples of every set.
+        """
+        if not sets or not reduced.written:
+            return Work()
+        if self.vectorises(reduced):
+            return self.work_of_states(reduced, sets=sets) + Work(shots=float(sets) * shots)
+        single = bound_at(reduced, angles[0])
+        return self.work_of(single, self.method(single, shots), sets=sets, shots=shots)
+
+    def work_of_states(self, reduced: Reduced, *, sets: int) -> Work:
+        """Estimate what it takes to give the final states of a circuit that can be kept."""
+        gates, amplitudes = len(reduced.steps), 2.0**reduced.qubits
+        held = AMPLITUDE_BYTES << reduced.qubits
+        if self.vectorises(reduced):
+            return Work(array_amplitudes=sets * gates * amplitudes, runs=1, gates=gates)
+        return Work(
+            amplitudes=sets * gates * amplitudes,
+            runs=sets,
+            gates=float(sets) * gates,
+            state_bytes=held * _KEPT_STATES,
+        )
+
+    def work_of(self, reduced: Reduced, method: Method, *, sets: int, shots: int) -> Work:
+        """Estimate what a method takes, in a circuit without slots."""
+        gates, sampled, times = len(method.steps), float(sets) * shots, float(sets)
+        amplitudes, states = 2.0**reduced.qubits, method.states
+        if method.name == NONE:
+            return Work()
+        if method.name == DENSITY_MATRIX:
+            amplitudes *= amplitudes
+        elif method.name == STABILIZER:
+            # A gate changes a row of bits of the tableau, each measurement may change all of it.
+            amplitudes, states = reduced.qubits / 8, 0
+            sampled *= 1 + reduced.qubits**3 / 2500
+            times *= 1 if reduced.readout is not None else shots
+        elif method.name != STATEVECTOR:
+            return Work(is_unknown=True)
+        elif states > 1:
+            gates = _branching(method.steps, shots)
+        elif reduced.readout is None or self.is_noisy:
+            times *= shots
+        return Work(
+            amplitudes=times * gates * amplitudes,
+            runs=sets,
+            gates=times * gates,
+            shots=sampled,
+            state_bytes=int(AMPLITUDE_BYTES * amplitudes * states),
+        )
 
     def counts(
         self, reduced: Reduced, method: Method, *, clbits: int, shots: int, seed: int
@@ -240,11 +333,21 @@ class Simulation:
         )
 
 
+def _branching(steps: Sequence[Step], shots: int) -> int:
+    """How often gates are applied, each to all branches there are by then; a loop turns once."""
+    branches, applied = 1, 0
+    for step in steps:
+        applied += branches
+        if step.name in (MEASURE, RESET):
+            branches = min(2 * branches, shots)
+    return applied
+
+
 def _statevector_bytes(steps: list[Step]) -> int:
     return statevector_bytes(len({qubit for step in steps for qubit in step.qubits}))
 
 
-def _bound(reduced: Reduced, angles: npt.NDArray[np.float64]) -> Reduced:
+def bound_at(reduced: Reduced, angles: npt.NDArray[np.float64]) -> Reduced:
     """Put the angles of one set, shape ``(slots,)``, in the place of their slots."""
     if not len(angles):
         return reduced

@@ -15,7 +15,7 @@ from qiskit.circuit.library import get_standard_gate_name_mapping
 from app.executors.angles import Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -32,9 +32,7 @@ _WIDEST_UNITARY = 3
 def runs(steps: Iterable[Step]) -> bool:
     """Whether every step is a gate that is known here."""
     return all(
-        step.name in _PARAMETRISED
-        or step.name in _constants()
-        or (step.name == "unitary" and len(step.qubits) <= _WIDEST_UNITARY)
+        step.name in GATES or (step.name == "unitary" and len(step.qubits) <= _WIDEST_UNITARY)
         for step in steps
     )
 
@@ -61,7 +59,7 @@ def evolve(
     tensor = states.reshape((2,) * qubits + states.shape[1:])
     columns = np.ascontiguousarray(angles.T)
     for step in steps:
-        _apply(tensor, _matrix(step, columns), step.qubits)
+        _apply(tensor, matrix(step, columns), step.qubits)
 
 
 def probabilities(
@@ -87,17 +85,46 @@ def probabilities(
     )
 
 
-def _apply(tensor: npt.NDArray[np.complex128], matrix: Matrix, qubits: Sequence[int]) -> None:
+def expectations(
+    states: npt.NDArray[np.complex128], paulis: Iterable[Mapping[int, str]]
+) -> npt.NDArray[np.float64]:
+    """Expectation values of Paulis.
+
+    Args:
+        states: shape ``(2 ** n, sets)``.
+        paulis: qubit → ``X``, ``Y`` or ``Z``.
+
+    Returns:
+        shape ``(paulis, sets)``.
+    """
+    indices = np.arange(len(states))
+    values = []
+    for pauli in paulis:
+        # A Pauli takes amplitude ``i ^ flips`` to ``i``, times this factor.
+        flips, factors = 0, np.ones((len(states), 1), dtype=np.complex128)
+        for qubit, character in pauli.items():
+            bits = (indices >> qubit & 1)[:, np.newaxis]
+            if character in "XY":
+                flips |= 1 << qubit
+            if character in "YZ":
+                factors *= 1 - 2 * bits
+            if character == "Y":
+                factors *= -1j
+        values.append((states.conj() * factors * states[indices ^ flips]).sum(axis=0).real)
+    return np.array(values).reshape(-1, states.shape[1])
+
+
+def _apply(tensor: npt.NDArray[np.complex128], rows: Matrix, qubits: Sequence[int]) -> None:
     width = tensor.ndim - 1
     parts = []
-    for index in range(len(matrix)):
+    for index in range(len(rows)):
         where: list[int | slice] = [slice(None)] * width
         for bit, qubit in enumerate(qubits):
             where[width - 1 - qubit] = index >> bit & 1
         parts.append(tensor[tuple(where)])
     changed = [
         (part, _combined(row, parts))
-        for index, (part, row) in enumerate(zip(parts, matrix, strict=True))
+        for index, (part, row) in enumerate(zip(parts, rows, strict=True))
         if not _is_unit(row, index)
     ]
     for part, new in changed:
@@ -126,7 +153,13 @@ def _is_number(entry: Entry, number: int) -> bool:
     return not isinstance(entry, np.ndarray) and bool(entry == number)
 
 
-def _matrix(step: Step, columns: npt.NDArray[np.float64]) -> Matrix:
+def matrix(step: Step, columns: npt.NDArray[np.float64]) -> Matrix:
+    """Give the matrix of a gate, the first qubit the least significant bit of its index.
+
+    Args:
+        step: a gate that is known here.
+        columns: angles of the slots, shape ``(slots, sets)``.
+    """
     if step.name in _PARAMETRISED:
         build = _PARAMETRISED[step.name]
         params = (
@@ -134,9 +167,14 @@ def _matrix(step: Step, columns: npt.NDArray[np.float64]) -> Matrix:
         )
         return build(*params)
     if step.name == "unitary":
-        matrix: Matrix = np.asarray(step.params[0]).tolist()
-        return matrix
-    return _constants()[step.name]
+        rows: Matrix = np.asarray(step.params[0]).tolist()
+        return rows
+    return constant(step.name)
+
+
+def constant(name: str) -> Matrix:
+    """Give the matrix of a standard gate without angles."""
+    return _constants()[name]
 
 
 @cache
@@ -239,3 +277,5 @@ _PARAMETRISED: dict[str, Callable[..., Matrix]] = {
     "cu3": lambda theta, phi, lam: _controlled(_u(theta, phi, lam)),
     "cu": _cu,
 }
+#: names of all gates that are known here, but for ``unitary``.
+GATES = frozenset((*_PARAMETRISED, *_constants()))

@@ -268,15 +268,30 @@ class ClaimStore:
 
     def live(self) -> dict[str, int]:
         """Executors that live → qubits of the largest state vector a worker of it can hold."""
+        live: dict[str, int] = {}
+        for report in self._reports():
+            for executor in report["executors"]:
+                live[executor] = max(live.get(executor, 0), report["qubits"])
+        return live
+
+    def worth_from(self) -> dict[str, int]:
+        """Executors that live and were measured → fewest qubits at which one is worth it."""
+        worth: dict[str, int] = {}
+        for report in self._reports():
+            measured = report.get("worth_from")
+            if measured is None:
+                continue
+            for executor in report["executors"]:
+                worth[executor] = min(worth.get(executor, measured), measured)
+        return worth
+
+    def _reports(self) -> list[dict[str, Any]]:
+        """What live workers said last."""
         with translated():
             workers = self._client.zrange("workers", 0, -1)
             names = [f"worker:{worker.decode()}" for worker in workers]
             reports = self._client.mget(names) if names else []
-        live: dict[str, int] = {}
-        for report in map(json.loads, filter(None, reports)):
-            for executor in report["executors"]:
-                live[executor] = max(live.get(executor, 0), report["qubits"])
-        return live
+        return [json.loads(report) for report in reports if report]
 
     def beat(self, *, report: WorkerReport, busy: Sequence[Busy]) -> tuple[Busy, ...]:
         """Say that this worker lives; extend the leases of the jobs its slots run.

@@ -62,6 +62,9 @@ def translated() -> Iterator[None]:
     except redis.exceptions.OutOfMemoryError as exc:
         message = "Redis is full and takes no new jobs; try again when queued jobs have finished"
         raise Unavailable(message, component="redis") from exc
+    except (redis.exceptions.NoPermissionError, redis.exceptions.AuthenticationError) as exc:
+        message = f"Redis refuses this process: {exc}; see deploy/redis-users.conf"
+        raise Unavailable(message, component="redis") from exc
     except (redis.RedisError, OSError, TimeoutError) as exc:
         message = "Redis does not answer; try again in a few seconds"
         raise Unavailable(message, component="redis") from exc

@@ -66,6 +66,8 @@ class Submission:
     listed: bool = True
     #: id of the HTTP request, for the logs.
     request_id: str = ""
+    #: W3C ``traceparent`` of the call that made it; empty: it is not traced.
+    traceparent: str = ""
     #: the session it belongs to; empty: none.
     session_id: str = ""
     #: whether params are never shown again, and the result once.
@@ -107,6 +109,7 @@ class Job:
     priority: int = 0
     time_limit_s: float | None = None
     request_id: str = ""
+    traceparent: str = ""
     reason_code: int | None = None
     failure: Failure | None = None
     #: chunks that the current attempt's result is stored in; 0 when there is none.
@@ -164,5 +167,9 @@ class WorkerReport:
     versions: dict[str, str]
     #: qubits of the largest state vector that one slot can hold.
     qubits: int = 0
+    #: fewest qubits of a circuit that is quicker here than with Aer, where that was measured.
+    worth_from: int | None = None
+    #: executor → its devices, when it is a driver: id → ``DriverDevice`` as a JSON object.
+    devices: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
     #: seconds since the last heartbeat, by Redis time; 0 in a report being written.
     age_s: float = 0.0

@@ -44,6 +44,7 @@ def decode_job(job_id: str, record: Mapping[bytes, bytes]) -> Job:
         priority=int(text("priority")),
         time_limit_s=float(text("time_limit_s")) if text("time_limit_s") else None,
         request_id=text("request_id"),
+        traceparent=text("traceparent"),
         reason_code=int(text("reason_code")) if text("reason_code") else None,
         failure=decode_failure(record.get(b"failure", b"")),
         result_chunks=int(text("result_chunks") or 0),
@@ -63,6 +64,7 @@ def encode_submission(submission: Submission) -> list[str]:
     fields = {
         "dialect": submission.dialect,
         "request_id": submission.request_id,
+        "traceparent": submission.traceparent,
         "time_limit_s": "" if submission.time_limit_s is None else repr(submission.time_limit_s),
         "private": str(int(submission.private)),
         "log_level": submission.log_level,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +62,19 @@ class Fleet:
     queued: dict[str, int]
     #: qubits of the largest state vector that a live worker can hold; None: nobody knows.
     max_qubits: int | None
+    #: executors that are drivers → their devices, as ``WorkerReport.devices`` has them.
+    devices: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How much of the machines a scope has used in the usage period."""
+
+    used_s: float
+    #: what its plan allows; None: it has no limit.
+    allowed_s: int | None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no new job is taken for now."""
+        return self.allowed_s is not None and self.used_s >= self.allowed_s

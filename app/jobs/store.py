@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,24 @@ from app.errors import (
     JobIsFinal,
     JobNotFound,
     QueueFull,
+    QuotaExceeded,
+    ServiceFull,
     SessionClosed,
     SessionNotFound,
+    Unavailable,
 )
 from app.jobs.connection import translated
 from app.jobs.job import JobPage, JobStatus, WorkerReport
 from app.jobs.records import chunks_of, decode_job, encode_submission, pairs
-from app.jobs.snapshot import Fleet, Histogram, QueueFigures, RedisFigures, Snapshot
-from app.lua.keys import BUCKETS_S
+from app.jobs.snapshot import (
+    Fleet,
+    Histogram,
+    QueueFigures,
+    RedisFigures,
+    Snapshot,
+    Usage,
+)
+from app.lua.keys import BUCKETS_S, DEFAULT_PLAN
 from app.lua.scripts import source
 
 if TYPE_CHECKING:
@@ -38,7 +49,11 @@ PROBE_S = 60
 ANSWERING_MS = 1000
 #: Pause before looking again whether it has.
 ANSWERING_LOOK_S = 0.02
-#: Days that usage is told of.
+#: Pause between two looks for a job whose caller was told that it was not stored, and how often it
+#: must not be there when Redis answers.
+FORGET_LOOK_S = 1.0
+FORGET_LOOKS = 3
+#: Days that usage is told of, and that the seconds of a plan are counted in.
 USAGE_DAYS = 28
 DAY_S = 86400
 
@@ -56,6 +71,8 @@ class JobStore:
         wakeup_cap: int,
         max_queued: int,
         max_queued_per_owner: int,
+        max_queued_bytes: int,
+        max_queued_bytes_per_owner: int,
         idempotency_s: float,
         retention_s: float,
     ) -> None:
@@ -65,6 +82,8 @@ class JobStore:
         self._wakeup_cap = wakeup_cap
         self._max_queued = max_queued
         self._max_queued_per_owner = max_queued_per_owner
+        self._max_queued_bytes = max_queued_bytes
+        self._max_queued_bytes_per_owner = max_queued_bytes_per_owner
         self._idempotency_ms = round(idempotency_s * 1000)
         self._retention_ms = round(retention_s * 1000)
         self._add = client.register_script(source("add"))
@@ -74,6 +93,7 @@ class JobStore:
         self._tag = client.register_script(source("tag"))
         self._take = client.register_script(source("take"))
         self._list = client.register_script(source("list"))
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def add(self, *, scope: str, executor: str, submission: Submission, wakeup: str) -> Job:
         """Store a job and wake a worker, atomically.
@@ -89,7 +109,9 @@ class JobStore:
             same submission made whose answer did not arrive (``answered`` was not called).
 
         Raises:
-            QueueFull: the executor's or the owner's queue is full; nothing was stored.
+            QueueFull: the owner has as many jobs, or bytes, queued as allowed; nothing was stored.
+            QuotaExceeded: the plan of the owner's instance allows no more; nothing was stored.
+            ServiceFull: all owners together have as much queued as allowed; nothing was stored.
             IdempotencyConflict: the key came with another request before; nothing was stored.
             SessionNotFound: there is no such session, or it is somebody else's; nothing was stored.
             SessionClosed: the session takes no jobs, or none for this backend; nothing was stored.
@@ -117,23 +139,60 @@ class JobStore:
             submission.session_id,
             round(submission.retry_s * 1000),
             ANSWERING_MS,
+            len(submission.params),
+            self._max_queued_bytes,
+            self._max_queued_bytes_per_owner,
+            USAGE_DAYS,
             *encode_submission(submission),
         ]
-        with translated():
-            if len(chunks) > 1:
-                await self._write_chunks(f"params:{job_id}", chunks)
-            reply = await self._add(args=arguments)
-            while reply[0] == b"answering":
-                # Either its answer goes out, or the time for that is over: at most a second.
-                await asyncio.sleep(ANSWERING_LOOK_S)
+        try:
+            with translated():
+                if len(chunks) > 1:
+                    await self._write_chunks(f"params:{job_id}", chunks)
                 reply = await self._add(args=arguments)
-        self._refuse(reply, executor, submission)
+                while reply[0] == b"answering":
+                    # Either its answer goes out, or the time for that is over: at most a second.
+                    await asyncio.sleep(ANSWERING_LOOK_S)
+                    reply = await self._add(args=arguments)
+                if len(chunks) > 1 and reply[1:2] != [job_id.encode()]:
+                    # They expire, but until then many refusals would fill Redis.
+                    await self._client.delete(*_chunk_keys(f"params:{job_id}", chunks))
+        except Unavailable:
+            if submission.idempotency_key is None and not submission.retry_s:
+                self._forget_later(scope, job_id)
+            raise
+        self._refuse(reply, submission)
         record = pairs(reply[2:])
         if not record:
             raise JobNotFound("the task that this Idempotency-Key made has been deleted")
         return decode_job(reply[1].decode(), record)
 
-    def _refuse(self, reply: list[Any], executor: str, submission: Submission) -> None:
+    def _forget_later(self, scope: str, job_id: str) -> None:
+        """Delete a job that may have been stored though its caller is told that it was not.
+
+        Only the answer may have been lost. Who repeats the request with a key, or with the same
+        body where that counts, finds the job; anybody else would make a second one.
+        """
+        task = asyncio.create_task(self._forget(scope, job_id), name=f"forget {job_id}")
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+
+    async def _forget(self, scope: str, job_id: str) -> None:
+        end = time.monotonic() + ORPHAN_S
+        looks = FORGET_LOOKS
+        while looks and time.monotonic() < end:
+            await asyncio.sleep(FORGET_LOOK_S)
+            try:
+                await self.delete(scope=scope, job_id=job_id)
+            except JobNotFound:
+                # What Redis was sent before it hung may be done after this.
+                looks -= 1
+            except Unavailable:
+                continue
+            else:
+                return
+
+    def _refuse(self, reply: list[Any], submission: Submission) -> None:
         """Raise what the answer of ``add`` says, if it says that nothing was stored."""
         match reply[0].decode():
             case "conflict":
@@ -142,20 +201,57 @@ class JobStore:
                     " send a new key with a new request"
                 )
                 raise IdempotencyConflict(message)
-            case "executor_full":
-                queued = int(reply[1])
+            case "owner_jobs":
+                queued, allowed = int(reply[1]), self._max_queued_per_owner
                 message = (
-                    f"{queued} jobs are queued for executor {executor!r}, at most"
-                    f" {self._max_queued} may be; try again when some have finished"
+                    f"{queued} of your jobs are queued, at most {allowed} may be;"
+                    " wait for some or cancel some"
                 )
-                raise QueueFull(message, queued=queued, allowed=self._max_queued)
-            case "owner_full":
-                queued = int(reply[1])
+                raise QueueFull(message, queued=queued, allowed=allowed)
+            case "owner_bytes":
+                queued, allowed = int(reply[1]), self._max_queued_bytes_per_owner
+                sent = len(submission.params)
                 message = (
-                    f"{queued} of your jobs are queued for executor {executor!r}, at most"
-                    f" {self._max_queued_per_owner} may be; wait for some or cancel some"
+                    f"your queued jobs have {queued} bytes and this one {sent},"
+                    f" together at most {allowed} are allowed; wait for some or cancel some"
                 )
-                raise QueueFull(message, queued=queued, allowed=self._max_queued_per_owner)
+                raise QueueFull(message, queued=queued, sent=sent, allowed=allowed)
+            case "all_jobs":
+                queued, allowed = int(reply[1]), self._max_queued
+                message = (
+                    f"{queued} jobs of all callers are queued, at most {allowed} may be;"
+                    " try again when some have finished"
+                )
+                raise ServiceFull(message, queued=queued, allowed=allowed)
+            case "all_bytes":
+                queued, allowed = int(reply[1]), self._max_queued_bytes
+                sent = len(submission.params)
+                message = (
+                    f"the queued jobs of all callers have {queued} bytes and this one {sent},"
+                    f" together at most {allowed} are allowed; try again when some have finished"
+                )
+                raise ServiceFull(message, queued=queued, sent=sent, allowed=allowed)
+            case "plan_queued":
+                queued, allowed, plan = int(reply[1]), int(reply[2]), reply[3].decode()
+                message = (
+                    f"{queued} jobs of your instance are queued, its plan {plan!r} allows"
+                    f" {allowed}; wait for some or cancel some"
+                )
+                raise QuotaExceeded(message, plan=plan, queued=queued, allowed=allowed)
+            case "plan_seconds":
+                used_s, allowed, plan = int(reply[1]) / 1000, int(reply[2]), reply[3].decode()
+                message = (
+                    f"jobs of your instance have run {used_s:g} seconds in {USAGE_DAYS} days, its"
+                    f" plan {plan!r} allows {allowed}; wait until the oldest of that time is over,"
+                    " or ask for another plan"
+                )
+                raise QuotaExceeded(
+                    message,
+                    plan=plan,
+                    used_s=used_s,
+                    allowed_s=allowed,
+                    retry_after_s=-(-int(reply[4]) // 1000),
+                )
             case "session_missing":
                 raise SessionNotFound(f"session {submission.session_id[:64]!r} not found")
             case "session_closed":
@@ -216,8 +312,14 @@ class JobStore:
 
     async def position(self, *, job: Job) -> int | None:
         """Its place among its owner's queued jobs, 1 is next; None when not queued."""
+        ready = f"ready:{job.executor}:{job.owner}"
+        parked = f"parked:{job.executor}:{job.scope}"
         with translated():
-            rank = await self._client.zrank(f"ready:{job.executor}:{job.owner}", job.id)
+            rank = await self._client.zrank(ready, job.id)
+            if rank is None:
+                rank = await self._client.zrank(parked, job.id)
+                if rank is not None:
+                    rank += await self._client.zcard(ready)
         return None if rank is None else int(rank) + 1
 
     async def cancel(self, *, scope: str, job_id: str) -> Job:
@@ -299,13 +401,22 @@ class JobStore:
         more = offset + len(shown) < total
         return JobPage(jobs=jobs, total=total, cursor=shown[-1][1] if more and shown else None)
 
-    async def used_s(self, *, scope: str) -> float:
-        """Seconds that jobs of this scope have run in the last ``USAGE_DAYS`` days."""
+    async def usage(self, *, scope: str) -> Usage:
+        """How long jobs of this scope have run in ``USAGE_DAYS`` days, and may."""
+        owner, _, instance = scope.partition(":")
         with translated():
-            seconds, _ = await self._client.time()
-            days = await self._client.hgetall(f"usage:{scope}")
+            pipe = self._client.pipeline(transaction=False)
+            pipe.time()
+            pipe.hgetall(f"usage:{scope}")
+            pipe.hget(f"instances:{owner}", instance)
+            pipe.hgetall("plans")
+            (seconds, _), days, plan, quotas = await pipe.execute()
         first = seconds // DAY_S - USAGE_DAYS + 1
-        return sum(int(ms) for day, ms in days.items() if int(day) >= first) / 1000
+        allowed = quotas.get((plan or DEFAULT_PLAN.encode()) + b"|seconds")
+        return Usage(
+            used_s=sum(int(ms) for day, ms in days.items() if int(day) >= first) / 1000,
+            allowed_s=int(allowed) if allowed else None,
+        )
 
     async def fleet(self, *, executors: Sequence[str]) -> Fleet:
         """Which executors live, and how many jobs wait for each; for these even if none lives."""
@@ -321,6 +432,11 @@ class JobStore:
             live=live,
             queued=dict(zip(names, queued, strict=True)),
             max_qubits=max((worker.qubits for worker in workers), default=0) or None,
+            devices={
+                executor: devices
+                for worker in sorted(workers, key=lambda worker: worker.id)
+                for executor, devices in worker.devices.items()
+            },
         )
 
     async def workers(self) -> tuple[WorkerReport, ...]:
@@ -387,12 +503,16 @@ class JobStore:
         )
 
     async def _write_chunks(self, prefix: str, chunks: Sequence[bytes]) -> None:
-        for i, chunk in enumerate(chunks):
-            await self._client.set(f"{prefix}:{i}", chunk, ex=ORPHAN_S)
+        for key, chunk in zip(_chunk_keys(prefix, chunks), chunks, strict=True):
+            await self._client.set(key, chunk, ex=ORPHAN_S)
 
     async def _read_chunks(self, prefix: str, count: int) -> bytes:
         chunks = [await self._client.get(f"{prefix}:{i}") for i in range(count)]
         return b"".join(chunk for chunk in chunks if chunk)
+
+
+def _chunk_keys(prefix: str, chunks: Sequence[bytes]) -> list[str]:
+    return [f"{prefix}:{i}" for i in range(len(chunks))]
 
 
 def _fingerprint(submission: Submission) -> str:
@@ -448,6 +568,8 @@ def _decode_report(report: bytes, age_s: float) -> WorkerReport:
         busy=document["busy"],
         versions=document["versions"],
         qubits=document["qubits"],
+        worth_from=document.get("worth_from"),
+        devices=document.get("devices", {}),
         age_s=age_s,
     )
 

@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from app.auth.store import ADMIN
 from app.bootstrap import first_key
 from app.errors import ConfigurationInvalid, Unavailable
+from app.executors.gpus import CUSTATEVEC, may_have_gpus, survey
 from app.local import addresses
 from app.local.processes import Part, last_line, spawn
 from app.local.valkey import STOP_TIMEOUT_S, EmbeddedValkey
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 60.0
 #: How long the gateway may take to end; its own grace is shorter.
 GATEWAY_STOP_S = 15.0
+#: How long the driver manager may take: its drivers drain.
+DRIVERS_STOP_S = 45.0
 WATCH_S = 0.2
 
 DURABILITY = {
@@ -89,9 +93,30 @@ class LocalStack:
         }
         # The worker is ended after the gateway, so it is started before.
         worker_stop_s = self._settings.drain_s + STOP_TIMEOUT_S
-        self._start_program("worker", "worker", environment, worker_stop_s)
+        others = tuple(name for name in self._settings.executors if name != CUSTATEVEC)
+        theirs = environment | {"QFLEET_EXECUTORS": ",".join(others)}
+        self._start_program("worker", "worker", theirs, worker_stop_s)
+        self._start_gpu_worker(environment, worker_stop_s)
         self._start_program("gateway", "serve", environment, GATEWAY_STOP_S)
         self._wait_until_healthy()
+        # Afterwards: nothing that people wait for waits for it.
+        self._start_drivers(environment)
+
+    def _start_gpu_worker(self, environment: dict[str, str], grace_s: float) -> None:
+        """Start a worker for the GPUs, if there are any and nobody has said who serves what."""
+        asked = CUSTATEVEC in self._settings.executors
+        if not asked and ("executors" in self._settings.model_fields_set or not may_have_gpus()):
+            return
+        found = survey(measure=False)
+        if not found.gpus:
+            _say("gpu", f"{CUSTATEVEC} is not served: {found.reason}")
+            return
+        _say("gpu", f"{CUSTATEVEC} is served by {', '.join(gpu.name for gpu in found.gpus)}")
+        ours = environment | {
+            "QFLEET_EXECUTORS": CUSTATEVEC,
+            "QFLEET_SLOTS": str(len(found.gpus)),
+        }
+        self._start_program("gpu-worker", "worker", ours, grace_s)
 
     def _start_valkey(self) -> str:
         """Start the embedded Valkey and wait until it answers; gives its URL."""
@@ -129,6 +154,23 @@ class LocalStack:
         self._parts.append(part)
         part.start()
         _say(name, f"starting, log in {log}")
+
+    def _start_drivers(self, environment: dict[str, str]) -> None:
+        """Start the driver manager, if that is wanted and possible."""
+        settings = self._settings
+        if self._stop.is_set() or settings.drivers == "off":
+            return
+        if settings.drivers == "auto":
+            if find_spec("grpc") is None:
+                _say("drivers", "not started: gRPC is not installed (requirements-drivers.txt)")
+                return
+            ports = (settings.grpc_port, settings.driver_metrics_port)
+            taken = [port for port in ports if not addresses.is_free(settings.grpc_host, port)]
+            if taken:
+                _say("drivers", f"not started: port {taken[0]} is taken (QFLEET_GRPC_PORT)")
+                return
+        self._start_program("drivers", "drivers", environment, DRIVERS_STOP_S)
+        _say("drivers", f"gRPC on {settings.grpc_host}:{settings.grpc_port}")
 
     def _wait_until_healthy(self) -> None:
         end = time.monotonic() + READY_TIMEOUT_S

@@ -3,13 +3,15 @@
 --
 -- ARGV  1 id, 2 scope (owner:instance), 3 executor, 4 priority, 5 params (chunk 0; '' when the chunks lie there
 --       already), 6 number of params chunks, 7 idempotency key or '', 8 fingerprint, 9 idempotency ms,
---       10 wake-up message, 11 cap of wake-ups, 12 most queued of the executor, 13 most queued of the
---       owner there, 14 listed '1' or '0', 15 program id, 16 backend, 17 tags (JSON), 18 session id or '',
+--       10 wake-up message, 11 cap of wake-ups, 12 most queued jobs of all, 13 of one owner, 14 listed '1' or
+--       '0', 15 program id, 16 backend, 17 tags (JSON), 18 session id or '',
 --       19 ms for which a request without a key, whose answer did not arrive, is known again, or 0,
---       20 ms that an answer may be under way, then field, value, … of the record.
+--       20 ms that an answer may be under way, 21 bytes of the params, 22 most bytes queued of all, 23 of one
+--       owner, 24 days that a plan's seconds are counted in, then field, value, … of the record.
 -- Gives {'created' | 'existing', id, field, value, … of the record}, {'conflict'}, {'answering'},
--- {'executor_full' | 'owner_full', number queued}, {'session_missing'}, {'session_backend', backend} or
--- {'session_closed', state}.
+-- {'all_jobs' | 'all_bytes' | 'owner_jobs' | 'owner_bytes', how much is queued}, {'plan_queued', number queued,
+-- allowed, plan}, {'plan_seconds', ms used, seconds allowed, plan, ms until it is less}, {'session_missing'},
+-- {'session_backend', backend} or {'session_closed', state}.
 -- A wake-up is pushed unless as many lie there as jobs are queued: those will serve this one too.
 -- Safe to repeat: a known id or idempotency key changes nothing. Refused by a full Redis (no allow-oom).
 
@@ -45,16 +47,33 @@ if ARGV[18] ~= '' then
   if not of.accepting then return {'session_closed', of.state} end
   if of.backend ~= ARGV[16] then return {'session_backend', of.backend} end
 end
-local queued = redis.call('ZCARD', 'arrivals:' .. executor)
-if queued >= tonumber(ARGV[12]) then return {'executor_full', integer(queued)} end
-queued = redis.call('ZCARD', 'ready:' .. executor .. ':' .. owner)
-if queued >= tonumber(ARGV[13]) then return {'owner_full', integer(queued)} end
+
+-- Whose own limit is reached is told that, whatever the others do.
+local bytes = tonumber(ARGV[21])
+for _, of in ipairs({{'owner', owner, ARGV[13], ARGV[23]}, {'all', '*', ARGV[12], ARGV[22]}}) do
+  local jobs_queued = number(redis.call('HGET', 'queued:jobs', of[2]), 0)
+  if jobs_queued >= tonumber(of[3]) then return {of[1] .. '_jobs', integer(jobs_queued)} end
+  local bytes_queued = number(redis.call('HGET', 'queued:bytes', of[2]), 0)
+  if bytes_queued + bytes > tonumber(of[4]) then return {of[1] .. '_bytes', integer(bytes_queued)} end
+end
+
+local allowed, plan = quota(scope, 'queued')
+if allowed then
+  local queued = redis.call('ZCARD', 'jobs:' .. scope .. ':state:pending') - running_of(scope)
+  if queued >= allowed then return {'plan_queued', integer(queued), integer(allowed), plan} end
+end
+allowed, plan = quota(scope, 'seconds')
+if allowed then
+  local used, less_in = used_ms(scope, tonumber(ARGV[24]), allowed * 1000, now)
+  if less_in then return {'plan_seconds', integer(used), integer(allowed), plan, integer(less_in)} end
+end
 
 local sequence = next_sequence(now)
 redis.call('HSET', 'job:' .. id, 'status', 'Queued', 'attempt', 0, 'crashes', 0, 'owner', owner,
   'scope', scope, 'executor', executor, 'priority', integer(priority), 'sequence', integer(sequence),
   'arrival', integer(sequence), 'created', integer(now), 'params_chunks', chunks, 'program_id', ARGV[15],
-  'backend', ARGV[16], 'listed', ARGV[14], 'tags', ARGV[17], 'session_id', ARGV[18], unpack(ARGV, 21))
+  'backend', ARGV[16], 'listed', ARGV[14], 'tags', ARGV[17], 'session_id', ARGV[18],
+  'params_bytes', bytes, unpack(ARGV, 25))
 if chunks == 1 then
   redis.call('SET', 'params:' .. id .. ':0', ARGV[5])
 else
@@ -70,6 +89,9 @@ if job.listed then
   list(job)
   count(1, 'jobs_submitted_total', ARGV[15], ARGV[16])
 end
-enqueue(job, now)
-wake(executor, ARGV[10], math.min(cap, redis.call('ZCARD', 'arrivals:' .. executor)))
+if enqueue(job, now) == 'ready' then
+  wake(executor, ARGV[10], math.min(cap, redis.call('ZCARD', 'arrivals:' .. executor)))
+else
+  redis.call('HSET', 'wakeups', executor, cap .. ' ' .. ARGV[10])
+end
 return answer('created', id)

@@ -15,6 +15,7 @@ if not job or job.status ~= 'Running' or job.attempt ~= tonumber(ARGV[3]) or job
 end
 if not served()[executor] then return 'unserved' end
 local now = now_ms()
+if running_quota(job) then redis.call('HSET', 'wakeups', executor, ARGV[7] .. ' ' .. ARGV[6]) end
 stop_running(job, now)
 redis.call('HINCRBY', 'job:' .. id, 'handed_over', 1)
 redis.call('HSET', 'job:' .. id, 'executor', executor, 'handed_from', job.executor, 'choice', ARGV[5])

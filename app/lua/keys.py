@@ -49,6 +49,47 @@ SCHEMA: tuple[Key, ...] = (
         content="that owner's queued jobs → order: priority first, then arrival",
     ),
     Key(
+        pattern="window:{executor}:{owner}:{instance}",
+        type="zset",
+        content="those that may start by its running quota, if its plan has one → order",
+    ),
+    Key(
+        pattern="parked:{executor}:{owner}:{instance}",
+        type="zset",
+        content="those that wait for its running quota → order",
+    ),
+    Key(
+        pattern="parked_on:{owner}:{instance}",
+        type="set",
+        content="executors on which jobs wait for its running quota",
+    ),
+    Key(
+        pattern="parked_scopes",
+        type="zset",
+        content="`owner:instance` with such jobs → when they were looked at last",
+    ),
+    Key(pattern="parked_jobs", type="hash", content="executor → number of such jobs"),
+    Key(
+        pattern="wakeups",
+        type="hash",
+        content="executor → message that wakes a worker when such a job may start",
+    ),
+    Key(
+        pattern="queued:jobs",
+        type="hash",
+        content="number of queued jobs: of all (`*`), of an owner",
+    ),
+    Key(
+        pattern="queued:bytes",
+        type="hash",
+        content="bytes of the params of queued jobs: of all (`*`), of an owner",
+    ),
+    Key(
+        pattern="running:scopes",
+        type="hash",
+        content="`owner:instance` → number of running jobs, validations left out",
+    ),
+    Key(
         pattern="arrivals:{executor}",
         type="zset",
         content="queued jobs → when they were created: queue length and oldest age",
@@ -148,6 +189,11 @@ SCHEMA: tuple[Key, ...] = (
         content="fingerprint of the request and id of the job it made; expires",
     ),
     Key(
+        pattern="driver-cache:{digest}",
+        type="string",
+        content="counts of a request that gave a seed, if driver caches are kept here; expires",
+    ),
+    Key(
         pattern="unanswered:{owner}:{instance}:{fingerprint}",
         type="string",
         content="job whose caller has no answer yet: the same request is the same job; expires",
@@ -166,6 +212,16 @@ SCHEMA: tuple[Key, ...] = (
         pattern="instances:{owner}",
         type="hash",
         content="the owner's instances → plan; `default` is one even if it is not here",
+    ),
+    Key(
+        pattern="plans",
+        type="hash",
+        content="`plan|quota` → how much it allows: queued, running, seconds; empty: no limit",
+    ),
+    Key(
+        pattern="failed_logins:{address}",
+        type="string",
+        content="wrong keys and tokens from that address in a minute; written by `limits`; expires",
     ),
     Key(
         pattern="secret",
@@ -198,6 +254,11 @@ SCHEMA: tuple[Key, ...] = (
         content="kombu's own: which queues an exchange feeds",
     ),
     Key(
+        pattern="_kombu.binding_permanent.{exchange}",
+        type="set",
+        content="kombu's own: those of them that stay",
+    ),
+    Key(
         pattern="unacked",
         type="hash",
         content="kombu's own: delivered wake-ups not acknowledged yet",
@@ -217,6 +278,9 @@ CANCEL_CHANNEL = "cancel"
 BUCKETS_S: tuple[float, ...] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
+
+#: Plan of an instance that nobody gave another.
+DEFAULT_PLAN = "open"
 
 #: Stands in a rendered wake-up where each pushed copy needs a value of its own.
 WAKEUP_MARK = "@UNIQUE@"

@@ -12,6 +12,8 @@ local HISTORY_BYTES = 16384
 local DAY_MS, USAGE_DAYS = 86400000, 62
 -- A job that no list shows (a validation) has one reader, who is waiting for it.
 local UNLISTED_RETENTION_MS = 60000
+-- Most jobs that one step lets in or sends back: what a changed quota asks for is spread over several.
+local PARKED_AT_ONCE = 100
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -31,6 +33,11 @@ local function next_sequence(now)
   local sequence = math.max(number(redis.call('GET', 'sequence'), 0) + 1, now * 1000)
   redis.call('SET', 'sequence', integer(sequence))
   return sequence
+end
+
+-- Adds to a counter that is not there while it is zero.
+local function tally(key, field, by)
+  if by ~= 0 and redis.call('HINCRBY', key, field, integer(by)) <= 0 then redis.call('HDEL', key, field) end
 end
 
 local function count(by, ...)
@@ -163,14 +170,13 @@ local function session_settles(id, now, retention_ms)
   end
 end
 
--- All that is queued of a session, and that of one executor: a job may have been handed over to another.
-local function session_queues(job)
-  local all = 'session:' .. job.session .. ':ready'
-  return all, all .. ':' .. job.executor
+-- What may start of a session on one executor: a job may have been handed over to another.
+local function session_queue(job)
+  return 'session:' .. job.session .. ':ready:' .. job.executor
 end
 
-local function session_enqueues(job, order, now)
-  for _, queue in ipairs({session_queues(job)}) do redis.call('ZADD', queue, order, job.id) end
+local function session_makes_ready(job, order, now)
+  redis.call('ZADD', session_queue(job), order, job.id)
   local of = session(job.session)
   if of and of.state == 'active' then
     look_at(of.id, deadline(of))
@@ -193,6 +199,21 @@ local function next_dedicated(executor, now)
   end
 end
 
+local function read(id)
+  local values = redis.call('HMGET', 'job:' .. id, 'status', 'attempt', 'owner', 'executor', 'holder',
+    'started', 'created', 'sequence', 'priority', 'crashes', 'listed', 'scope', 'session_id', 'backend',
+    'program_id', 'tags', 'arrival', 'handed_over', 'handed_from', 'params_bytes')
+  if not values[1] then return nil end
+  return {
+    id = id, status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
+    holder = values[5] or '', started = number(values[6], 0), created = tonumber(values[7]),
+    sequence = tonumber(values[8]), priority = tonumber(values[9]), crashes = tonumber(values[10]),
+    listed = values[11] == '1', scope = values[12], session = values[13], backend = values[14],
+    program = values[15], tags = values[16], arrival = values[17], handed_over = number(values[18], 0),
+    handed_from = values[19] or '', bytes = number(values[20], 0),
+  }
+end
+
 -- The fair queue (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996) ---------------------
 -- An owner's tag is the service it has consumed, never behind the virtual time `clock`. The owner
 -- with the smallest tag is served next; who comes back after a pause starts at the clock, so that
@@ -210,64 +231,184 @@ local function charge(executor, owner, service_ms)
   redis.call('ZADD', 'ready:' .. executor, 'XX', tag, owner)
 end
 
-local function enqueue(job, now)
-  local order = job.sequence - job.priority * PRIORITY_STEP
+local function make_ready(job, order, now)
   redis.call('ZADD', 'ready:' .. job.executor .. ':' .. job.owner, order, job.id)
-  redis.call('ZADD', 'arrivals:' .. job.executor, job.created, job.id)
   if not redis.call('ZSCORE', 'ready:' .. job.executor, job.owner) then
     redis.call('ZADD', 'ready:' .. job.executor, 0, job.owner)
     charge(job.executor, job.owner, 0)
   end
-  if job.session ~= '' then session_enqueues(job, order, now) end
+  if job.session ~= '' then session_makes_ready(job, order, now) end
+end
+
+local function leave_ready(job)
+  local mine = 'ready:' .. job.executor .. ':' .. job.owner
+  redis.call('ZREM', mine, job.id)
+  if redis.call('EXISTS', mine) == 0 then redis.call('ZREM', 'ready:' .. job.executor, job.owner) end
+  if job.session ~= '' then redis.call('ZREM', session_queue(job), job.id) end
+end
+
+-- Quotas ---------------------------------------------------------------------------------------
+-- Of a scope whose plan limits its running jobs, only so many queued ones are in the fair queue of an
+-- executor (its window) as may start; the others are parked. So who looks for work never has to pass over
+-- jobs that may not run. On every executor holds: running + window >= limit, or nothing is parked.
+
+local plans_exist
+
+-- Whether a plan has, or ever had, a quota; if none has, nothing is parked.
+local function has_plans()
+  if plans_exist == nil then plans_exist = redis.call('EXISTS', 'plans') == 1 end
+  return plans_exist
+end
+
+-- What the plan of the scope allows of `what`, or nil: without limit.
+local function quota(scope, what)
+  if not has_plans() then return nil end
+  local owner, instance = string.match(scope, '^([^:]+):(.+)$')
+  local plan = redis.call('HGET', 'instances:' .. owner, instance) or DEFAULT_PLAN
+  return number(redis.call('HGET', 'plans', plan .. '|' .. what), nil), plan
+end
+
+-- A validation is short and somebody waits for it: it runs beside the quota.
+local function running_quota(job)
+  return job.listed and quota(job.scope, 'running') or nil
+end
+
+local function running_of(scope)
+  return number(redis.call('HGET', 'running:scopes', scope), 0)
+end
+
+local function parked_of(executor, scope)
+  return 'parked:' .. executor .. ':' .. scope
+end
+
+local function window_of(executor, scope)
+  return 'window:' .. executor .. ':' .. scope
+end
+
+local function room(executor, scope, limit)
+  return limit - running_of(scope) - redis.call('ZCARD', window_of(executor, scope))
+end
+
+local function park(job, order, now)
+  redis.call('ZADD', parked_of(job.executor, job.scope), order, job.id)
+  redis.call('SADD', 'parked_on:' .. job.scope, job.executor)
+  redis.call('ZADD', 'parked_scopes', 'NX', now, job.scope)
+  tally('parked_jobs', job.executor, 1)
+end
+
+-- Whether the job was parked; it is not any more.
+local function unpark(executor, scope, id)
+  local parked = parked_of(executor, scope)
+  if redis.call('ZREM', parked, id) == 0 then return false end
+  tally('parked_jobs', executor, -1)
+  if redis.call('EXISTS', parked) == 0 then
+    redis.call('SREM', 'parked_on:' .. scope, executor)
+    if redis.call('EXISTS', 'parked_on:' .. scope) == 0 then redis.call('ZREM', 'parked_scopes', scope) end
+  end
+  return true
+end
+
+-- Wakes a worker with the message that was noted when a job was parked.
+local function wake_again(executor)
+  local cap, message = string.match(redis.call('HGET', 'wakeups', executor) or '', '^(%d+) (.*)$')
+  if cap then wake(executor, message, tonumber(cap)) end
+end
+
+-- Parked jobs for which there is room now go into the fair queue.
+local function let_in_on(executor, scope, now)
+  local parked = parked_of(executor, scope)
+  if redis.call('EXISTS', parked) == 0 then return end
+  local limit = quota(scope, 'running')
+  local free = math.min(limit and room(executor, scope, limit) or PARKED_AT_ONCE, PARKED_AT_ONCE)
+  if free < 1 then return end
+  local found = redis.call('ZRANGE', parked, 0, free - 1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local job = read(found[i])
+    unpark(executor, scope, job.id)
+    if limit then redis.call('ZADD', window_of(executor, scope), found[i + 1], job.id) end
+    make_ready(job, found[i + 1], now)
+    wake_again(executor)
+  end
+end
+
+local function let_in(scope, now)
+  if not has_plans() then return end
+  for _, executor in ipairs(redis.call('SMEMBERS', 'parked_on:' .. scope)) do let_in_on(executor, scope, now) end
+end
+
+-- A job starts or stops: what its scope has running.
+local function tally_running(job, by)
+  if job.listed then tally('running:scopes', job.scope, by) end
+end
+
+-- The queue ------------------------------------------------------------------------------------
+
+local function tally_queued(job, by)
+  for _, name in ipairs({'*', job.owner}) do
+    tally('queued:jobs', name, by)
+    tally('queued:bytes', name, by * job.bytes)
+  end
+end
+
+-- Gives 'ready', or 'parked' when the job waits for its scope's quota.
+local function enqueue(job, now)
+  local order = job.sequence - job.priority * PRIORITY_STEP
+  redis.call('ZADD', 'arrivals:' .. job.executor, job.created, job.id)
+  tally_queued(job, 1)
+  if job.session ~= '' then redis.call('ZADD', 'session:' .. job.session .. ':ready', order, job.id) end
   if job.handed_from ~= '' then
     redis.call('ZADD', 'handed_over:' .. job.executor, job.created, job.id)
     redis.call('SADD', 'handed_over', job.executor)
   end
+  local limit = running_quota(job)
+  if limit then
+    local is_full = room(job.executor, job.scope, limit) < 1
+    if is_full or redis.call('EXISTS', parked_of(job.executor, job.scope)) == 1 then
+      park(job, order, now)
+      return 'parked'
+    end
+    redis.call('ZADD', window_of(job.executor, job.scope), order, job.id)
+  end
+  make_ready(job, order, now)
+  return 'ready'
 end
 
-local function dequeue(job)
-  local mine = 'ready:' .. job.executor .. ':' .. job.owner
-  redis.call('ZREM', mine, job.id)
+local function dequeue(job, now)
   redis.call('ZREM', 'arrivals:' .. job.executor, job.id)
-  if redis.call('EXISTS', mine) == 0 then redis.call('ZREM', 'ready:' .. job.executor, job.owner) end
-  if job.session ~= '' then
-    for _, queue in ipairs({session_queues(job)}) do redis.call('ZREM', queue, job.id) end
-  end
+  tally_queued(job, -1)
+  if job.session ~= '' then redis.call('ZREM', 'session:' .. job.session .. ':ready', job.id) end
   if job.handed_from ~= '' then redis.call('ZREM', 'handed_over:' .. job.executor, job.id) end
-end
-
-local function read(id)
-  local values = redis.call('HMGET', 'job:' .. id, 'status', 'attempt', 'owner', 'executor', 'holder',
-    'started', 'created', 'sequence', 'priority', 'crashes', 'listed', 'scope', 'session_id', 'backend',
-    'program_id', 'tags', 'arrival', 'handed_over', 'handed_from')
-  if not values[1] then return nil end
-  return {
-    id = id, status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
-    holder = values[5] or '', started = number(values[6], 0), created = tonumber(values[7]),
-    sequence = tonumber(values[8]), priority = tonumber(values[9]), crashes = tonumber(values[10]),
-    listed = values[11] == '1', scope = values[12], session = values[13], backend = values[14],
-    program = values[15], tags = values[16], arrival = values[17], handed_over = number(values[18], 0),
-    handed_from = values[19] or '',
-  }
-end
-
--- The job that is next on this executor, taken out of the queue.
-local function pop(executor, now)
-  local dedicated = next_dedicated(executor, now)
-  if dedicated then
-    local job = read(dedicated)
-    charge(executor, job.owner, QUANTUM_MS)
-    dequeue(job)
-    return job
+  if has_plans() and unpark(job.executor, job.scope, job.id) then return end
+  leave_ready(job)
+  if has_plans() and redis.call('ZREM', window_of(job.executor, job.scope), job.id) == 1 then
+    let_in_on(job.executor, job.scope, now)
   end
-  local first = redis.call('ZRANGE', 'ready:' .. executor, 0, 0, 'WITHSCORES')
-  if #first == 0 then return nil end
-  local owner, tag = first[1], tonumber(first[2])
-  local job = read(redis.call('ZRANGE', 'ready:' .. executor .. ':' .. owner, 0, 0)[1])
-  redis.call('SET', 'clock:' .. executor, integer(tag))
-  charge(executor, owner, QUANTUM_MS)
-  dequeue(job)
-  return job
+end
+
+-- The job that is next on this executor and may run, taken out of the queue.
+local function pop(executor, now)
+  for _ = 1, PARKED_AT_ONCE do
+    local id, tag = next_dedicated(executor, now), nil
+    if not id then
+      local first = redis.call('ZRANGE', 'ready:' .. executor, 0, 0, 'WITHSCORES')
+      if #first == 0 then return nil end
+      tag = tonumber(first[2])
+      id = redis.call('ZRANGE', 'ready:' .. executor .. ':' .. first[1], 0, 0)[1]
+    end
+    local job = read(id)
+    local limit = running_quota(job)
+    if not limit or running_of(job.scope) < limit then
+      if tag then redis.call('SET', 'clock:' .. executor, integer(tag)) end
+      charge(executor, job.owner, QUANTUM_MS)
+      tally_running(job, 1)
+      dequeue(job, now)
+      return job
+    end
+    -- It became ready while less was running, maybe on another executor.
+    leave_ready(job)
+    redis.call('ZREM', window_of(executor, job.scope), id)
+    park(job, job.sequence - job.priority * PRIORITY_STEP, now)
+  end
 end
 
 -- The executors that live, as a set.
@@ -292,10 +433,26 @@ local function use(scope, run_ms, now)
   end
 end
 
+-- What the scope has used in so many days, today included, and, when that is `most` or more, in how long it
+-- will be less.
+local function used_ms(scope, days, most, now)
+  local first, used, counted = math.floor(now / DAY_MS) - days + 1, 0, {}
+  for i = 1, days do counted[i] = first + i - 1 end
+  local by_day = redis.call('HMGET', 'usage:' .. scope, unpack(counted))
+  for i = 1, days do used = used + number(by_day[i], 0) end
+  if used < most then return used end
+  local left = used
+  for i = 1, days do
+    left = left - number(by_day[i], 0)
+    if left < most or i == days then return used, (first + i - 1 + days) * DAY_MS - now end
+  end
+end
+
 -- Running → not running, whatever comes next. Gives the run time in ms.
 local function stop_running(job, now)
   redis.call('ZREM', 'leases', job.id)
   redis.call('HINCRBY', 'running', job.executor, -1)
+  tally_running(job, -1)
   local held = 'held:' .. job.holder
   if redis.call('GET', held) == job.id then redis.call('DEL', held) end
   local run_ms = math.max(now - job.started, 1)
@@ -313,8 +470,9 @@ end
 local function finalise(job, status, failure, reason_code, retention_ms, now)
   if job.status == 'Running' then
     observe('job_run_seconds', job.executor, stop_running(job, now))
+    let_in(job.scope, now)
   else
-    dequeue(job)
+    dequeue(job, now)
   end
   redis.call('HSET', 'job:' .. job.id, 'status', status, 'finished', integer(now),
     'failure', failure, 'reason_code', reason_code)
@@ -351,6 +509,7 @@ local function requeue(job, now)
   redis.call('HSET', 'job:' .. job.id, 'status', 'Queued')
   redis.call('HDEL', 'job:' .. job.id, 'holder', 'started')
   enqueue(job, now)
+  let_in(job.scope, now)
 end
 
 -- Running → Queued, or → Failed when it was tried too often. `kind` is `crash` (its sandbox died: the

@@ -59,7 +59,7 @@ local function take_back(live)
     local waiting = 'handed_over:' .. executor
     for _, id in ipairs(live[executor] and {} or redis.call('ZRANGE', waiting, 0, most - 1)) do
       local job = read(id)
-      dequeue(job)
+      dequeue(job, now)
       redis.call('HSET', 'job:' .. id, 'executor', job.handed_from)
       redis.call('HDEL', 'job:' .. id, 'handed_from', 'choice')
       job.executor, job.handed_from = job.handed_from, ''
@@ -71,13 +71,20 @@ end
 
 if redis.call('EXISTS', 'handed_over') == 1 then take_back(served()) end
 
+-- A quota may have grown since jobs were parked.
+for _, scope in ipairs(redis.call('ZRANGE', 'parked_scopes', 0, most - 1)) do
+  redis.call('ZADD', 'parked_scopes', now, scope)
+  let_in(scope, now)
+end
+
 redis.call('ZREMRANGEBYSCORE', 'workers', '-inf', now - tonumber(ARGV[6]))
 
 local pushed, cap = 0, tonumber(ARGV[8])
 for i = 10, #ARGV, 2 do
   local executor, message = ARGV[i], ARGV[i + 1]
   redis.call('ZREMRANGEBYSCORE', 'service:' .. executor, '-inf', '(' .. integer(virtual_time(executor)))
-  local wanted = math.min(redis.call('ZCARD', 'arrivals:' .. executor), cap)
+  local parked = number(redis.call('HGET', 'parked_jobs', executor), 0)
+  local wanted = math.min(redis.call('ZCARD', 'arrivals:' .. executor) - parked, cap)
   local topped_up = 0
   while redis.call('LLEN', executor) < wanted and wake(executor, message, cap) do
     topped_up = topped_up + 1

@@ -5,9 +5,11 @@ Why each value: ``docs/adr/0002-wakeups-over-celery.md``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from kombu import Connection
 from kombu.transport import redis as redis_transport
 
 from app.queues.wakeups import queue
@@ -16,12 +18,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+#: How often a worker that has lost Redis looks whether it is back.
+RECONNECT_S = 0.5
+
+
+class _Connection(Connection):  # type: ignore[misc]  # kombu has no types
+    """Looks for a Redis that is away at a steady pace.
+
+    kombu waits 2 s longer each time, up to 30 s: so late would jobs start after an outage.
+    """
+
+    def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        pace = {"interval_start": RECONNECT_S, "interval_step": 0, "interval_max": RECONNECT_S}
+        return super()._ensure_connection(*args, **(pace | kwargs))
+
+
+class _Amqp(AMQP):  # type: ignore[misc]  # Celery has no types
+    Connection = _Connection
+
+
 def create_celery(*, redis_url: str, executors: Sequence[str], slots: int) -> Celery:
     """A Celery application that consumes these executors' queues."""
     # kombu restores unacknowledged messages after a reconnect, and a worker can die of it
     # (AttributeError in the restore). A wake-up needs no restoring.
     redis_transport.Channel.do_restore = False
-    app = Celery("qfleet", broker=redis_url, backend=None, set_as_current=False)
+    app = Celery("qfleet", broker=redis_url, backend=None, amqp=_Amqp, set_as_current=False)
     app.conf.update(
         task_queues=[queue(executor) for executor in executors],
         task_create_missing_queues=False,

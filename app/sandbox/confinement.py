@@ -22,6 +22,8 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWNET, _CLONE_NEWIPC, _CLONE_NEWUSER = 0x40000000, 0x08000000, 0x10000000
 _CAPABILITY_VERSION_3 = 0x20080522
+#: fields of ``/proc/self/statm``: the whole address space; data and stack.
+_ALL_PAGES, _DATA_PAGES = 0, 5
 
 #: Children of a root worker run as this user plus their slot's number: nobody's account.
 FIRST_UID = 64000
@@ -66,6 +68,7 @@ def confine(
     open_files: int,
     readable: tuple[Path, ...],
     devices: tuple[Path, ...],
+    gpu: bool,
 ) -> tuple[bool, bool]:
     """Give up, for good, everything that running a circuit does not need.
 
@@ -77,6 +80,7 @@ def confine(
         open_files: how many files it may have open.
         readable: files and folders it may read.
         devices: what it may read and write.
+        gpu: whether CUDA must work in it.
 
     Returns:
         Whether access to files is restricted, and whether system calls are filtered.
@@ -84,7 +88,7 @@ def confine(
     # A victim for the kernel, should memory run out: this process before any other.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    _limit(memory_bytes=memory_bytes, open_files=open_files)
+    _limit(memory_bytes=memory_bytes, open_files=open_files, gpu=gpu)
     if own_user:
         resource.setrlimit(resource.RLIMIT_NPROC, (_MOST_THREADS, _MOST_THREADS))
         become(FIRST_UID + slot)
@@ -106,18 +110,31 @@ def become(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def _limit(*, memory_bytes: int, open_files: int) -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
-    address_space = pages * resource.getpagesize() + memory_bytes
+def _limit(*, memory_bytes: int, open_files: int, gpu: bool) -> None:
+    if gpu:
+        # CUDA reserves more addresses than the machine has memory, and sizes files that lie in
+        # memory only; Landlock keeps it from all others. What it fills counts as data.
+        memory = [(resource.RLIMIT_DATA, _pages(_DATA_PAGES) + memory_bytes)]
+    else:
+        memory = [
+            (resource.RLIMIT_AS, _pages(_ALL_PAGES) + memory_bytes),
+            (resource.RLIMIT_FSIZE, 0),
+        ]
     for kind, most in (
-        (resource.RLIMIT_AS, address_space),
+        *memory,
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, open_files),
     ):
         _, hard = resource.getrlimit(kind)
         allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (allowed, allowed))
+
+
+def _pages(field: int) -> int:
+    """Bytes of this process, by a field of ``/proc/self/statm``."""
+    if sys.platform != "linux":
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[field]) * resource.getpagesize()
 
 
 def limit_cpu(seconds: float) -> None:

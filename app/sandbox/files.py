@@ -27,7 +27,7 @@ _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 
 
 _APP = Path(__file__).parent.parent
 _SYSTEM = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/etc/localtime", "/proc", "/sys")
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_DEVICES = ("null", "zero", "random", "urandom")
 
 
 def readable_paths() -> tuple[Path, ...]:
@@ -40,9 +40,11 @@ def readable_paths() -> tuple[Path, ...]:
     return tuple(sorted(path for path in found if path not in ours and path.exists()))
 
 
-def devices() -> tuple[Path, ...]:
-    """What it may read and write: nothing that keeps anything, and graphics cards."""
-    return (*(path for path in map(Path, _DEVICES) if path.exists()), *Path("/dev").glob("nvidia*"))
+def devices(*, gpu: bool, folder: Path = Path("/dev")) -> tuple[Path, ...]:
+    """What it may read and write: nothing that keeps anything, and GPUs if they are its work."""
+    named = [folder / name for name in _DEVICES]
+    gpus = sorted(folder.glob("nvidia*")) if gpu else []
+    return (*(path for path in named if path.exists()), *gpus)
 
 
 def restrict(readable: Iterable[Path], usable: Iterable[Path]) -> bool:

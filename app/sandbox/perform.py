@@ -18,10 +18,9 @@ from app.primitives.codec import decode_program, encode_result
 from app.primitives.programs import QASM3_CHECK, DeviceFiles, Target
 from app.primitives.qasm.load import load_circuit
 from app.sandbox.protocol import Reply
+from app.telemetry.tracing import trace_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from app.executors import Executor, Resources
     from app.primitives.programs import Choice, Program
     from app.sandbox.protocol import Request
@@ -70,13 +69,15 @@ def _perform(request: Request) -> Reply:
     log.info("%s for %s on %s: decoded", request.program_id, request.target, request.executor)
     target, name, choice = _target(request.target), request.executor, request.choice
     if name == registry.AUTO:
-        choice = _choice(program, target, request.live)
+        choice = _choice(program, target, request)
         log.info("auto: %s, because %s", choice.executor, choice.because)
         if choice.executor in request.live and choice.executor not in request.served:
             return Reply(result=None, failure=None, hand_over=choice)
         name = choice.executor
     result = _executor(name, request.resources).run(program, target)
     result.metadata["attempt"] = request.attempt
+    if request.traceparent:
+        result.metadata["trace_id"] = trace_id_of(request.traceparent)
     result.metadata["timings_s"] = {"decode": decoded - began, "run": perf_counter() - decoded}
     if choice is not None:
         result.metadata["auto"] = {"chosen": choice.executor, "because": choice.because}
@@ -87,11 +88,11 @@ def _perform(request: Request) -> Reply:
     return Reply(result=encode_result(result), failure=None, metadata=result.metadata)
 
 
-def _choice(program: Program, target: Target, live: Mapping[str, int]) -> Choice:
+def _choice(program: Program, target: Target, request: Request) -> Choice:
     # Reading this module must not import Qiskit Aer; the zygote has, before it forks.
     from app.executors.auto import choose  # noqa: PLC0415
 
-    return choose(program, target, live)
+    return choose(program, target, request.live, request.worth_from)
 
 
 @cache

@@ -58,7 +58,15 @@ DRAIN_BYTES = 1 << 20
 class Zygote:
     """The worker's side of the process that forks children. May be used from any thread."""
 
-    def __init__(self, *, perform: str, memory_bytes: int, open_files: int, threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        perform: str,
+        memory_bytes: int,
+        open_files: int,
+        threads: int,
+        gpus: tuple[str, ...] = (),
+    ) -> None:
         """Prepare; the first fork starts it.
 
         Args:
@@ -66,9 +74,11 @@ class Zygote:
             memory_bytes: how much a child may grow.
             open_files: how many files it may open.
             threads: threads of a simulation.
+            gpus: the GPU of every slot, as the CUDA driver names it; none: no child has one.
         """
         self._perform = perform
-        self._limits = {"memory_bytes": memory_bytes, "open_files": open_files}
+        self._gpus = gpus
+        self._limits = {"memory_bytes": memory_bytes, "open_files": open_files, "gpus": gpus}
         self._threads = threads
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -165,7 +175,14 @@ class Zygote:
             "OMP_WAIT_POLICY": "PASSIVE",
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
+            **(self._cuda_environment() if self._gpus else {}),
         }
+
+    def _cuda_environment(self) -> dict[str, str]:
+        """Where the driver's libraries are, how GPUs are numbered, and no files of its own."""
+        own = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_CACHE_DISABLE": "1"}
+        where = os.environ.get("LD_LIBRARY_PATH")
+        return own if where is None else own | {"LD_LIBRARY_PATH": where}
 
     def _ask(self, message: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         if self._control is None:
@@ -515,8 +532,16 @@ class SandboxPool:
         resources: Resources,
         slots: int,
         perform: str = PERFORM,
+        gpus: tuple[str, ...] = (),
     ) -> None:
         """Start the zygote and make the slots.
+
+        Args:
+            limits: of one child.
+            resources: what one run may use.
+            slots: jobs at once.
+            perform: ``module:function`` that a child performs requests with.
+            gpus: the GPU of every slot, as the CUDA driver names it; none: no child has one.
 
         Raises:
             SandboxUnavailable: the zygote did not start.
@@ -526,6 +551,7 @@ class SandboxPool:
             memory_bytes=limits.memory_bytes,
             open_files=limits.open_files,
             threads=resources.threads,
+            gpus=gpus,
         )
         self._zygote.start()
         self.slots = tuple(

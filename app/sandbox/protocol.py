@@ -42,6 +42,8 @@ class Request:
     resources: Resources
     #: how often the job was claimed.
     attempt: int = 1
+    #: W3C ``traceparent`` of the run; empty: it is not traced.
+    traceparent: str = ""
     #: least severe log record that is written: a level's name.
     log_level: str = "WARNING"
     #: why this executor runs it, when ``auto`` has handed it over.
@@ -49,6 +51,8 @@ class Request:
     #: what ``auto`` may choose from: executor → qubits of the largest state vector that a live
     #: worker of it can hold.
     live: Mapping[str, int] = field(default_factory=dict)
+    #: executor → fewest qubits at which it is worth it, where that was measured.
+    worth_from: Mapping[str, int] = field(default_factory=dict)
     #: executors of this worker.
     served: tuple[str, ...] = ()
 
@@ -112,9 +116,11 @@ def encode_request(request: Request, *, cpu_limit_s: float) -> bytes:
         "limits": request.limits.model_dump(),
         "resources": asdict(request.resources),
         "attempt": request.attempt,
+        "traceparent": request.traceparent,
         "log_level": request.log_level,
         "choice": None if request.choice is None else asdict(request.choice),
         "live": dict(request.live),
+        "worth_from": dict(request.worth_from),
         "served": request.served,
         "cpu_limit_s": cpu_limit_s,
     }
@@ -134,9 +140,11 @@ def decode_request(header: bytes, body: bytes) -> tuple[Request, float]:
         limits=ProgramLimits.model_construct(**document["limits"]),
         resources=Resources(**document["resources"]),
         attempt=document["attempt"],
+        traceparent=document["traceparent"],
         log_level=document["log_level"],
         choice=document["choice"] and Choice(**document["choice"]),
         live=document["live"],
+        worth_from=document["worth_from"],
         served=tuple(document["served"]),
     )
     return request, document["cpu_limit_s"]

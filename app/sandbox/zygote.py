@@ -42,6 +42,8 @@ class _Brood:
     own_user: bool
     readable: tuple[Path, ...]
     devices: tuple[Path, ...]
+    #: the GPU of every slot, as the CUDA driver names it; empty: children have none.
+    gpus: tuple[str, ...]
 
 
 def main(arguments: list[str]) -> None:
@@ -57,6 +59,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_IGN)
     module_name, _, function = arguments[0].partition(":")
     limits = orjson.loads(arguments[1])
+    gpus = tuple(limits.pop("gpus"))
     module = importlib.import_module(module_name)
     getattr(module, "prepare", lambda: None)()
     own_user = _can_have_own_user()
@@ -65,7 +68,8 @@ def main(arguments: list[str]) -> None:
         perform=getattr(module, function),
         own_user=own_user,
         readable=files.readable_paths(),
-        devices=files.devices(),
+        devices=files.devices(gpu=bool(gpus)),
+        gpus=gpus,
         **limits,
     )
     files_restricted, calls_filtered = _rehearse(brood)
@@ -109,6 +113,9 @@ def _live(zygote: int, slot: int, descriptors: list[int], brood: _Brood) -> NoRe
     """The whole life of a child."""
     try:
         child.take_over(*descriptors)
+        if brood.gpus:
+            # Read by the driver when this child first uses it; nobody has before.
+            os.environ["CUDA_VISIBLE_DEVICES"] = brood.gpus[slot]
         _confine(zygote, slot, brood)
         child.serve(brood.perform)
     except BaseException as exc:  # noqa: BLE001 - nothing may climb into the zygote's loop
@@ -126,6 +133,7 @@ def _confine(zygote: int, slot: int, brood: _Brood) -> tuple[bool, bool]:
         open_files=brood.open_files,
         readable=brood.readable,
         devices=brood.devices,
+        gpu=bool(brood.gpus),
     )
 
 

@@ -1,7 +1,7 @@
 """What does a log line look like? One JSON object on stderr, from our code and from every library.
 
 A line never holds a secret, a program or a result: fields with such names are blanked, credentials
-in URLs too, and no field is longer than a bound. The text is ASCII, so it cannot steer a terminal.
+in texts too, and no field is longer than a bound. The text is ASCII, so it cannot steer a terminal.
 """
 
 from __future__ import annotations
@@ -30,15 +30,24 @@ SECRETS = ("authorization", "token", "password", "secret", "apikey", "cookie", "
 PRIVATE = frozenset({"params", "result", "source", "body"})
 
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+#: Credentials within a text: after the name of their scheme, our keys, and tokens (JWT).
+_CREDENTIALS = re.compile(
+    r"(?i:(?<=\bbearer )|(?<=\bapikey )|(?<=\bapikey=)|(?<=\bbasic ))[^\s'\",;&]+"
+    r"|\bqf_[0-9A-Za-z]{20,}"
+    r"|\beyJ[\w-]{2,1024}+\.[\w-]{2,4096}+\.[\w-]*+"
+)
 
 
-def configure_logging(*, level: str, environment: str, service: str) -> None:
+def configure_logging(
+    *, level: str, environment: str, service: str, shape: Processor | None = None
+) -> None:
     """Send every log event of this process to stderr.
 
     Args:
         level: least severe level that is written, e.g. ``INFO``.
         environment: name of the deployment, a field of every line.
         service: name of the process, a field of every line.
+        shape: gives a line its last shape, if this process has one of its own.
     """
     deployment = {"service": service, "environment": environment}
 
@@ -67,6 +76,7 @@ def configure_logging(*, level: str, environment: str, service: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 redact,
+                *([] if shape is None else [shape]),
                 structlog.processors.JSONRenderer(sort_keys=True),
             ],
         )
@@ -126,6 +136,7 @@ def _value(value: object, depth: int) -> object:
 
 def _text(text: str, limit: int) -> str:
     hidden = _URL_CREDENTIALS.sub(f"{REDACTED}@", text)
+    hidden = _CREDENTIALS.sub(REDACTED, hidden)
     if len(hidden) <= limit:
         return hidden
     return f"{hidden[:limit]}… ({len(hidden) - limit} more)"

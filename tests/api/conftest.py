@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from app.api.application import create_app
+from app.api.server import bounded
 from app.auth.identity import Identity, OpenIdentity
 from app.backends.catalog import Catalog
 from app.config import HttpLimits, Settings
@@ -107,7 +108,12 @@ async def serve() -> AsyncIterator[Callable[[FastAPI], tuple[str, int]]]:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         server = uvicorn.Server(
-            uvicorn.Config(app, http="httptools", log_config=None, lifespan="on")
+            uvicorn.Config(
+                app,
+                http=bounded(app.state.services.settings.http),
+                log_config=None,
+                lifespan="on",
+            )
         )
         running.append((server, asyncio.create_task(server.serve(sockets=[listening]))))
         return listening.getsockname()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from app.auth.keys import new_key
+from app.auth.tokens import sign_token
 from app.telemetry.logs import FIELD_CHARS, REDACTED, redact
 
 START = (
@@ -118,6 +120,40 @@ def test_credentials_in_urls_are_blanked_wherever_they_are() -> None:
     event = redact(None, "info", {"hosts": [{"url": "redis://:pass@host:1/0"}], "n": 1, "x": None})
 
     assert event == {"hosts": [{"url": f"redis://{REDACTED}@host:1/0"}], "n": 1, "x": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("GET /x Authorization: Bearer abc.def", f"GET /x Authorization: Bearer {REDACTED}"),
+        ("authorization: APIKEY s3cret, x=1", f"authorization: APIKEY {REDACTED}, x=1"),
+        ("grant_type=a&apikey=s3cret&b=c", f"grant_type=a&apikey={REDACTED}&b=c"),
+        ("{'a': 'Basic dXNlcjpwYXNz'}", f"{{'a': 'Basic {REDACTED}'}}"),
+        ("no such key: " + new_key() + "!", f"no such key: {REDACTED}!"),
+        ("bad " + sign_token(key_id="k", secret="s" * 32, life_s=60).text, f"bad {REDACTED}"),
+        ("the bearer of this message", "the bearer [redacted] this message"),
+        ("q[0] qf_short eyJ.x.y", "q[0] qf_short eyJ.x.y"),
+    ],
+)
+def test_credentials_in_texts_are_blanked_wherever_they_are(text: str, told: str) -> None:
+    assert redact(None, "info", {"error": text, "in": [text]}) == {"error": told, "in": [told]}
+
+
+def test_a_traceback_tells_no_key() -> None:
+    key = new_key()
+
+    (line,) = lines(
+        f"try:\n    raise ValueError('{key}')\n"
+        "except ValueError:\n    logging.getLogger('uvicorn.error').exception('crashed')\n"
+    )
+
+    assert key not in json.dumps(line)
+    assert f"ValueError: {REDACTED}" in line["exception"]
+
+
+def test_looking_for_credentials_takes_no_longer_for_a_text_that_looks_like_many() -> None:
+    for text in ("eyJ-" * 50_000, "qf_" * 50_000, "bearer " * 50_000, "eyJab." * 50_000):
+        redact(None, "info", {"exception": text})
 
 
 def test_no_field_is_longer_than_a_bound() -> None:

@@ -188,3 +188,47 @@ async def test_an_answer_that_tells_of_trouble_is_a_warning(
     await client.get("/health")
 
     assert events[-1]["log_level"] == "warning"
+
+
+# --- pages of other origins -----------------------------------------------------------------------
+
+LAB = "https://lab.example"
+PREFLIGHT = {
+    "origin": LAB,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,idempotency-key,service-crn",
+}
+
+
+async def test_pages_of_other_origins_may_not_call_unless_they_are_named(
+    client: httpx2.AsyncClient,
+) -> None:
+    answer = await client.get("/health/live", headers={"origin": LAB})
+    asked = await client.options("/tasks", headers=PREFLIGHT)
+
+    for refused in (answer, asked):
+        assert [name for name in refused.headers if name.startswith("access-control")] == []
+    assert asked.status_code == 405
+
+
+async def test_pages_of_a_named_origin_may_call(
+    make_app: Callable[..., FastAPI], connect: Callable[[FastAPI], httpx2.AsyncClient]
+) -> None:
+    async with connect(make_app(cors_origins=(LAB,))) as client:
+        asked = await client.options("/tasks", headers=PREFLIGHT)
+        answer = await client.get("/nothing", headers={"origin": LAB})
+        other = await client.get("/nothing", headers={"origin": "https://evil.example"})
+        other_asked = await client.options(
+            "/tasks", headers=PREFLIGHT | {"origin": "https://evil.example"}
+        )
+
+    assert asked.status_code == 200
+    assert asked.headers["access-control-allow-origin"] == LAB
+    assert "POST" in asked.headers["access-control-allow-methods"]
+    assert "Idempotency-Key" in asked.headers["access-control-allow-headers"]
+    assert asked.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["access-control-allow-origin"] == LAB
+    assert "Retry-After" in answer.headers["access-control-expose-headers"]
+    assert "access-control-allow-credentials" not in answer.headers | asked.headers
+    assert "access-control-allow-origin" not in other.headers | other_asked.headers
+    assert other_asked.status_code == 400

@@ -27,7 +27,9 @@ NEW = {"IBM-API-Version": "2026-04-15"}
 
 
 class NobodyComesIn(OpenIdentity):
-    async def principal(self, *, authorization: str | None, instance: str | None) -> object:
+    async def principal(
+        self, *, authorization: str | None, instance: str | None, address: str = ""
+    ) -> object:
         message = "no"
         raise NotAuthorized(message)
 

@@ -62,7 +62,9 @@ SESSION_ROUTES: tuple[tuple[str, str, object], ...] = (
 class TwoOwners(OpenIdentity):
     """Who calls says so in Authorization: ``owner`` or ``owner/instance``."""
 
-    async def principal(self, *, authorization: str | None, instance: str | None) -> Principal:
+    async def principal(
+        self, *, authorization: str | None, instance: str | None, address: str = ""
+    ) -> Principal:
         owner, _, name = (authorization or "alice").partition("/")
         return Principal(owner=owner, instance=name or instance or "default")
 
@@ -94,6 +96,8 @@ async def app(redis_url: str) -> AsyncIterator[FastAPI]:
             wakeup_cap=4,
             max_queued=1000,
             max_queued_per_owner=1000,
+            max_queued_bytes=64 * 1024 * 1024,
+            max_queued_bytes_per_owner=32 * 1024 * 1024,
             idempotency_s=60,
             retention_s=1000,
         ),

@@ -200,6 +200,7 @@ async def test_a_bug_is_logged_with_its_traceback_once(
     make_app: Callable[..., FastAPI],
     serve: Callable[[FastAPI], tuple[str, int]],
     dispatcher: FakeDispatcher,
+    events: list[dict[str, object]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     dispatcher.outage = ZeroDivisionError("a bug")
@@ -209,6 +210,89 @@ async def test_a_bug_is_logged_with_its_traceback_once(
     status, document = await wire.answer()
 
     assert (status, document["code"]) == (500, "internal_error")
+    # The answer goes out before the server hears of the bug.
+    await finished(events, 500)
+    await asyncio.sleep(0)
     (record,) = [record for record in caplog.records if record.exc_info]
     assert isinstance(record.exc_info[1], ZeroDivisionError)
+    await wire.close()
+
+
+# --- heads that are late or have no end -----------------------------------------------------------
+
+HEAD = b"GET /health/live HTTP/1.1\r\nhost: test\r\n"
+
+
+async def test_a_head_that_comes_too_slowly_is_ended_with_408(
+    make_app: Callable[..., FastAPI], serve: Callable[[FastAPI], tuple[str, int]]
+) -> None:
+    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 0.2})))
+
+    await wire.send(HEAD)
+    async with asyncio.timeout(5):
+        status, document = await wire.answer()
+        rest = await wire.reader.read()
+
+    assert (status, document["code"], document["allowed_s"]) == (408, "head_timeout", 0.2)
+    assert rest == b""
+    await wire.close()
+
+
+async def test_so_is_a_second_head_on_the_same_connection(
+    make_app: Callable[..., FastAPI], serve: Callable[[FastAPI], tuple[str, int]]
+) -> None:
+    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 0.2})))
+    await wire.send(HEAD + b"\r\n")
+    assert (await wire.answer())[0] == 200
+
+    await wire.send(b"GET")
+    async with asyncio.timeout(5):
+        status, document = await wire.answer()
+
+    assert (status, document["code"]) == (408, "head_timeout")
+    await wire.close()
+
+
+async def test_a_connection_that_asks_nothing_is_closed_without_a_word(
+    make_app: Callable[..., FastAPI], serve: Callable[[FastAPI], tuple[str, int]]
+) -> None:
+    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 0.2})))
+
+    async with asyncio.timeout(5):
+        assert await wire.reader.read() == b""
+    await wire.close()
+
+
+async def test_a_slow_body_and_a_slow_answer_are_no_slow_head(
+    make_app: Callable[..., FastAPI],
+    serve: Callable[[FastAPI], tuple[str, int]],
+    dispatcher: FakeDispatcher,
+) -> None:
+    address = serve(make_app(http={"head_timeout_s": 0.1}))
+    task_id = await accept(address)
+    wire = await Wire.to(address)
+    await wire.send(b"GET /tasks/%s?wait=0.5 HTTP/1.1\r\nhost: test\r\n\r\n" % task_id.encode())
+
+    status, document = await wire.answer()
+
+    assert (status, document["status"]) == (200, "pending")
+    await wire.close()
+
+
+async def test_a_head_without_an_end_is_cut_off(
+    make_app: Callable[..., FastAPI], serve: Callable[[FastAPI], tuple[str, int]]
+) -> None:
+    wire = await Wire.to(serve(make_app()))
+    answered = asyncio.create_task(wire.answer())
+
+    async def flood() -> None:
+        while not answered.done():
+            await wire.send(b"x: " + b"x" * 65536 + b"\r\n")
+
+    await wire.send(HEAD)
+    async with asyncio.timeout(20):
+        await flood()
+        status, document = await answered
+
+    assert (status, document["code"]) == (431, "headers_too_large")
     await wire.close()

@@ -39,6 +39,8 @@ async def store(redis_url: str) -> AsyncIterator[JobStore]:
         wakeup_cap=4,
         max_queued=20,
         max_queued_per_owner=10,
+        max_queued_bytes=20 * 1024 * 1024,
+        max_queued_bytes_per_owner=10 * 1024 * 1024,
         idempotency_s=60,
         retention_s=1000,
     )

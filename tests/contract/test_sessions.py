@@ -12,6 +12,7 @@ from app.jobs.connection import connect_gateway
 from app.jobs.job import JobFilter, JobStatus
 from app.jobs.session import Session, SessionMode, SessionRequest, SessionState
 from app.jobs.sessions import CANCEL_MOST, SessionStore
+from app.jobs.snapshot import Usage
 
 from .conftest import WAKEUP, submission
 
@@ -258,6 +259,8 @@ async def test_a_large_session_is_cancelled_in_steps(
         wakeup_cap=4,
         max_queued=2000,
         max_queued_per_owner=2000,
+        max_queued_bytes=64 * 1024 * 1024,
+        max_queued_bytes_per_owner=32 * 1024 * 1024,
         idempotency_s=60,
         retention_s=1000,
     )
@@ -315,8 +318,8 @@ async def test_what_a_session_used_is_counted(
     now = await sessions.read(scope=ALICE, session_id=session.id)
     assert now.run_s >= 3
     assert (await store.read(scope=ALICE, job_id=job.id)).run_s == now.run_s
-    assert await store.used_s(scope=ALICE) == now.run_s
-    assert await store.used_s(scope=BOB) == 0
+    assert await store.usage(scope=ALICE) == Usage(used_s=now.run_s, allowed_s=None)
+    assert (await store.usage(scope=BOB)).used_s == 0
 
 
 async def test_a_job_that_comes_back_stays_in_its_session(

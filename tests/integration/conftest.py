@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.local.valkey import EmbeddedValkey
-
-from .fleet import Fleet
+from .fleet import Fleet, fleet_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +16,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """Valkey and gateway run; workers are the test's to start, everything is the test's to break."""
-    made = Fleet(folder=tmp_path, valkey=EmbeddedValkey(folder=tmp_path / "valkey", fsync="always"))
-    try:
-        made.start_valkey()
+    with fleet_in(tmp_path) as made:
         made.start_gateway()
         yield made
-    finally:
-        made.close()

@@ -17,12 +17,11 @@ import psutil
 import redis
 
 from app.local.addresses import free_port
+from app.local.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from app.local.valkey import EmbeddedValkey
 
 Published = TypeVar("Published")
 
@@ -35,11 +34,14 @@ ENDLESS = (
 
 
 def runs_long() -> str:
-    """Work that grows with the shots and ends: a wide circuit, simulated anew for every shot."""
-    layer = " ".join(f"h q[{i}]; t q[{i}];" for i in range(18))
+    """Work that grows with the shots, up to 64: what is measured decides what is done next."""
+    layer = "h q; t q; cx q[0:14], q[1:15];"
+    decisions = " ".join(
+        f"c[{i}] = measure q[{i}]; if (c[{i}] == 1) {{ x q[{i}]; }} {layer}" for i in range(6)
+    )
     return (
-        f'OPENQASM 3.0; include "stdgates.inc"; qubit[18] q; bit[18] c; {layer}'
-        f" c[0] = measure q[0]; {layer} c = measure q;"
+        'OPENQASM 3.0; include "stdgates.inc"; qubit[16] q; bit[16] c;'
+        f" {layer} {decisions} c = measure q;"
     )
 
 
@@ -56,30 +58,46 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 class Fleet:
     """Processes of one fleet; every one of them is gone when it is closed."""
 
-    def __init__(self, *, folder: Path, valkey: EmbeddedValkey) -> None:
+    def __init__(
+        self, *, folder: Path, valkey: EmbeddedValkey, python: str = sys.executable, **settings: str
+    ) -> None:
         self.folder = folder
         self.valkey = valkey
         self.port = free_port()
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.gateway: subprocess.Popen[bytes] | None = None
+        #: port → the gateway there; the first one listens on ``port``.
+        self.gateways: dict[int, subprocess.Popen[bytes]] = {}
+        #: process id → what it said.
+        self.logs: dict[int, Path] = {}
+        self._python = python
         self._logs = 0
-        self.environment = os.environ | {
-            "QFLEET_REDIS_URL": valkey.url,
-            "QFLEET_PORT": str(self.port),
-            "QFLEET_EXECUTORS": "aer",
-            "QFLEET_SLOTS": "2",
-            "QFLEET_LEASE_S": "3",
-            "QFLEET_BEAT_S": "0.5",
-            "QFLEET_DRAIN_S": "5",
-            "QFLEET_SANDBOX__TIME_LIMIT_S": "60",
-        }
+        self.environment = (
+            os.environ
+            | {
+                "QFLEET_REDIS_URL": valkey.url,
+                "QFLEET_PORT": str(self.port),
+                "QFLEET_EXECUTORS": "aer",
+                "QFLEET_SLOTS": "2",
+                "QFLEET_LEASE_S": "3",
+                "QFLEET_BEAT_S": "0.5",
+                "QFLEET_DRAIN_S": "5",
+                "QFLEET_SANDBOX__TIME_LIMIT_S": "60",
+            }
+            | settings
+        )
+
+    @property
+    def gateway(self) -> subprocess.Popen[bytes] | None:
+        """The first gateway."""
+        return self.gateways.get(self.port)
 
     # --- starting ---------------------------------------------------------------------------------
 
     def _start(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         self._logs += 1
-        with (self.folder / f"{self._logs:03}-{name}.log").open("wb") as log:
-            return subprocess.Popen(
+        path = self.folder / f"{self._logs:03}-{name}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
                 command,
                 env=self.environment | environment,
                 stdin=subprocess.DEVNULL,
@@ -87,22 +105,29 @@ class Fleet:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.logs[process.pid] = path
+        return process
 
     def start_valkey(self) -> None:
         self.valkey.start()
 
-    def start_gateway(self) -> None:
-        self.gateway = self._start("gateway", [sys.executable, "-m", "app", "serve"])
-        wait_until(self._gateway_answers, 30, "the gateway answers")
+    def start_gateway(self, port: int | None = None, *, wait: bool = True) -> int:
+        """Start a gateway, the first one unless told otherwise; gives its port."""
+        port = port or self.port
+        command = [self._python, "-m", "app", "serve"]
+        self.gateways[port] = self._start("gateway", command, QFLEET_PORT=str(port))
+        if wait:
+            wait_until(lambda: self.gateway_answers(port), 30, "the gateway answers")
+        return port
 
-    def _gateway_answers(self) -> bool:
+    def gateway_answers(self, port: int) -> bool:
         try:
-            return self.request("GET", "/health/live")[0] == 200
+            return self.request("GET", "/health/live", port=port)[0] == 200
         except OSError:
             return False
 
     def start_worker(self, *, wait: bool = True, **environment: str) -> subprocess.Popen[bytes]:
-        worker = self._start("worker", [sys.executable, "-m", "app", "worker"], **environment)
+        worker = self._start("worker", [self._python, "-m", "app", "worker"], **environment)
         self.workers.append(worker)
         if wait:
             wait_until(lambda: self.is_serving(worker), 60, f"worker {worker.pid} beats")
@@ -124,9 +149,17 @@ class Fleet:
         )
 
     def request(
-        self, method: str, path: str, body: object = None, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        port: int | None = None,
+        timeout_s: float = 70,
+        **headers: str,
     ) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=70)
+        address = ("127.0.0.1", port or self.port)
+        connection = http.client.HTTPConnection(*address, timeout=timeout_s)
         try:
             content = None if body is None else json.dumps(body)
             fields = {"Content-Type": "application/json"} if content else {}
@@ -187,6 +220,13 @@ class Fleet:
         if process in self.workers:
             self.workers.remove(process)
 
+    def stop(self, worker: subprocess.Popen[bytes], timeout_s: float = 20) -> int:
+        """SIGTERM, and wait until it is gone; gives its exit status."""
+        worker.send_signal(signal.SIGTERM)
+        status = worker.wait(timeout=timeout_s)
+        self.workers.remove(worker)
+        return status
+
     @staticmethod
     def freeze(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGSTOP)
@@ -231,8 +271,20 @@ class Fleet:
         return []
 
     def close(self) -> None:
-        for process in (*self.workers, self.gateway):
-            if process is not None and process.poll() is None:
+        for process in (*self.workers, *self.gateways.values()):
+            if process.poll() is None:
                 process.kill()
                 process.wait()
         self.valkey.stop()
+
+
+@contextlib.contextmanager
+def fleet_in(folder: Path, **settings: str) -> Iterator[Fleet]:
+    """A fleet whose Valkey runs, with every acknowledged write on the disk; nothing outlives it."""
+    valkey = EmbeddedValkey(folder=folder / "valkey", fsync="always")
+    fleet = Fleet(folder=folder, valkey=valkey, **settings)
+    try:
+        fleet.start_valkey()
+        yield fleet
+    finally:
+        fleet.close()

@@ -88,6 +88,17 @@ def test_the_choice_and_its_reason(
     assert re.search(because, choice.because), choice.because
 
 
+def test_what_a_worker_has_measured_is_the_threshold() -> None:
+    program = task(chain(20))
+
+    early = choose(program, SIMULATOR, GPUS, {"custatevec": 20})
+    late = choose(program, SIMULATOR, GPUS, {"custatevec": 21, "aer": 1})
+
+    assert early.executor == "custatevec"
+    assert late.executor == "aer"
+    assert "fewer than the 21 from which on a GPU is worth it" in late.because
+
+
 def test_parts_that_share_nothing_are_looked_at_apart() -> None:
     circuit = QuantumCircuit(40, 40)
     for qubit in range(0, 40, 2):

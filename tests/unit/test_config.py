@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.config import Settings
 
@@ -118,4 +119,106 @@ def test_what_makes_no_sense_is_refused(
     monkeypatch.setenv(name, value)
 
     with pytest.raises(ValidationError):
+        Settings()
+
+
+# --- Redis by user and TLS ------------------------------------------------------------------------
+
+
+def test_a_user_of_redis_is_part_of_its_url() -> None:
+    settings = Settings(redis_host="there", redis_username="gate way", redis_password="a/b@c")
+
+    assert settings.redis == "redis://gate%20way:a%2Fb%40c@there:6379/0"
+
+
+def test_redis_by_tls_shows_a_certificate_that_is_checked() -> None:
+    assert Settings(redis_host="there", redis_tls=True).redis == (
+        "rediss://there:6379/0?ssl_cert_reqs=required"
+    )
+    assert Settings(redis_host="there", redis_tls=True, redis_ca_file="/etc/ca b.pem").redis == (
+        "rediss://there:6379/0?ssl_ca_certs=%2Fetc%2Fca+b.pem&ssl_cert_reqs=required"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("redis://there/0", "redis://there/0"),
+        ("rediss://there/0", "rediss://there/0?ssl_cert_reqs=required"),
+        ("rediss://there?db=1", "rediss://there?db=1&ssl_cert_reqs=required"),
+        ("rediss://there/0?ssl_cert_reqs=none", "rediss://there/0?ssl_cert_reqs=none"),
+    ],
+)
+def test_a_url_with_tls_asks_for_a_valid_certificate_unless_it_says_otherwise(
+    given: str, used: str
+) -> None:
+    assert Settings(redis_url=given).redis == used
+
+
+# --- secrets in files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("QFLEET_SECRET_FILE", "secret"),
+        ("QFLEET_BOOTSTRAP_KEY_FILE", "bootstrap_key"),
+        ("QFLEET_REDIS_PASSWORD_FILE", "redis_password"),
+        ("REDIS_PASSWORD_FILE", "redis_password"),
+        ("REDIS_URL_FILE", "redis_url"),
+        ("BROKER_URL_FILE", "redis_url"),
+    ],
+)
+def test_a_secret_may_stand_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, setting: str
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("0123456789abcdef0123456789abcdef\n")
+    monkeypatch.setenv(variable, str(file))
+
+    assert getattr(Settings(), setting) == "0123456789abcdef0123456789abcdef"
+
+
+def test_a_secret_in_a_file_is_checked_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("short")
+    monkeypatch.setenv("QFLEET_SECRET_FILE", str(tmp_path / "secret"))
+
+    with pytest.raises(ValidationError, match="at least 32"):
+        Settings()
+
+
+def test_a_secret_that_is_given_twice_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("a")
+    monkeypatch.setenv("REDIS_PASSWORD", "b")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "secret"))
+
+    with pytest.raises(SettingsError, match="keep one"):
+        Settings()
+
+
+def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QFLEET_SECRET_FILE", "/nowhere/secret")
+
+    with pytest.raises(SettingsError, match="QFLEET_SECRET_FILE: /nowhere/secret cannot be read"):
+        Settings()
+
+
+# --- origins --------------------------------------------------------------------------------------
+
+
+def test_origins_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QFLEET_CORS_ORIGINS", "https://a.example, http://[::1]:3000")
+
+    assert Settings().cors_origins == ("https://a.example", "http://[::1]:3000")
+
+
+@pytest.mark.parametrize("origin", ["*", "https://*", "a.example", "https://a.example/", "null"])
+def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    monkeypatch.setenv("QFLEET_CORS_ORIGINS", origin)
+
+    with pytest.raises(ValidationError, match="never"):
         Settings()

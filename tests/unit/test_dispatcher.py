@@ -50,6 +50,8 @@ async def dispatcher(redis_url: str) -> AsyncIterator[Dispatcher]:
             wakeup_cap=4,
             max_queued=1000,
             max_queued_per_owner=1000,
+            max_queued_bytes=64 * 1024 * 1024,
+            max_queued_bytes_per_owner=32 * 1024 * 1024,
             idempotency_s=60,
             retention_s=1000,
         ),

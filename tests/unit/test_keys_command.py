@@ -285,3 +285,26 @@ def test_settings_do_not_show_their_secrets(environment: pytest.MonkeyPatch) -> 
     )
 
     assert "itself" not in shown
+
+
+# --- plans set, list ------------------------------------------------------------------------------
+
+
+def test_a_plan_is_set_and_listed(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plans", "set", "small", "--queued", "100", "--running", "2"]) == 0
+    assert cli.run(["plans", "set", "open", "--seconds", "600"]) == 0
+    assert cli.run(["plans", "set", "large"]) == 0
+
+    assert cli.run(["plans", "list"]) == 0
+
+    assert capsys.readouterr().out == "open: seconds 600\nsmall: queued 100, running 2\n"
+
+
+def test_a_plan_with_a_wrong_quota_is_not_set(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["plans", "set", "small", "--running", "0"]) == 2
+    assert cli.run(["plans", "set", "A b"]) == 1
+
+    assert cli.run(["plans", "list"]) == 0
+    assert capsys.readouterr().out == ""

@@ -27,7 +27,7 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
 
 
 def test_a_worker_may_serve_what_is_built_in_and_auto() -> None:
-    assert registry.names() == ("aer", "auto", "noisy")
+    assert registry.names() == ("aer", "auto", "custatevec", "noisy")
 
 
 def test_listing_executors_imports_no_qiskit() -> None:
@@ -53,7 +53,7 @@ def test_a_plugin_is_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
 
     executor = registry.load("echo", RESOURCES)
 
-    assert registry.names() == ("aer", "auto", "echo", "noisy")
+    assert registry.names() == ("aer", "auto", "custatevec", "echo", "noisy")
     assert isinstance(executor, Echo)
     assert executor.resources is RESOURCES
 

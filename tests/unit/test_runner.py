@@ -89,6 +89,8 @@ class Bench:
                 wakeup_cap=4,
                 max_queued=1000,
                 max_queued_per_owner=1000,
+                max_queued_bytes=64 * 1024 * 1024,
+                max_queued_bytes_per_owner=32 * 1024 * 1024,
                 idempotency_s=60,
                 retention_s=1000,
             )
@@ -114,7 +116,7 @@ class Bench:
         document = json.dumps({"executors": executors, "qubits": 33})
         self.raw.set(f"worker:{worker}", document)
         self.raw.zadd("workers", {worker: 1})
-        self.runner.learn(self.claims.live())
+        self.runner.learn(self.claims.live(), self.claims.worth_from())
 
     def read(self, job: Job) -> Job:
         found: Job = self.ask(lambda store: store.read(scope="alice:default", job_id=job.id))

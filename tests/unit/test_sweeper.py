@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.jobs.claims import Busy, ClaimStore
+from app.jobs.claims import REAP_MOST, Busy, ClaimStore
 from app.jobs.connection import connect_worker
 from app.jobs.job import WorkerReport
 from app.sweeper import Sweeper
@@ -34,8 +34,8 @@ class RecordingRunner:
     def busy(self) -> tuple[Busy, ...]:
         return self._busy
 
-    def learn(self, live: dict[str, int]) -> None:
-        self.live = live
+    def learn(self, live: dict[str, int], worth_from: dict[str, int]) -> None:
+        self.live, self.worth_from = live, worth_from
 
     def kill(self, slot_name: str, job_id: str) -> bool:
         self.killed.append((slot_name, job_id))
@@ -49,7 +49,12 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def sweeper(client: redis.Redis, runner: RecordingRunner, heartbeat: Path | None = None) -> Sweeper:
+def sweeper(
+    client: redis.Redis,
+    runner: RecordingRunner,
+    heartbeat: Path | None = None,
+    beat_s: float = 0.01,
+) -> Sweeper:
     claims = ClaimStore(
         client=client,
         worker="w",
@@ -65,7 +70,7 @@ def sweeper(client: redis.Redis, runner: RecordingRunner, heartbeat: Path | None
         runner=runner,  # type: ignore[arg-type]
         report=REPORT,
         wakeups={"aer": "{}"},
-        beat_s=0.01,
+        beat_s=beat_s,
         heartbeat_file=heartbeat,
     )
 
@@ -75,10 +80,21 @@ def test_a_tick_reports_the_worker_and_how_busy_it_is(client: redis.Redis) -> No
     assert b'"busy": 1' in client.get("worker:w")
 
 
+def test_a_tick_deletes_all_that_has_expired(client: redis.Redis) -> None:
+    """More than one reap takes: else a busy fleet keeps what it has promised to delete."""
+    client.zadd("expiry", {f"job-{i}": 1 for i in range(2 * REAP_MOST + 1)})
+    client.zadd("expiry", {"later": 1e15})
+
+    sweeper(client, RecordingRunner(), beat_s=20).tick()
+
+    assert client.zrange("expiry", 0, -1) == [b"later"]
+
+
 def test_a_tick_tells_the_runner_who_lives(client: redis.Redis) -> None:
     runner = RecordingRunner()
     sweeper(client, runner).tick()
     assert runner.live == {"aer": 0}
+    assert runner.worth_from == {}
 
 
 def test_a_tick_kills_what_is_no_longer_ours(client: redis.Redis) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
-from app.queues.app import create_celery
+from app.local.addresses import free_port
+from app.queues.app import RECONNECT_S, create_celery
 from app.queues.wakeups import RESERVED, TASK, queue, wakeup
 
 if TYPE_CHECKING:
@@ -55,3 +57,14 @@ def test_a_wakeup_names_no_job(app: Celery) -> None:
 def test_names_of_keys_are_reserved() -> None:
     assert {"leases", "stats", "workers", "unacked"} <= RESERVED
     assert "aer" not in RESERVED
+
+
+def test_a_worker_looks_for_its_broker_at_a_steady_pace() -> None:
+    """kombu by itself waits 2 s longer each time, up to 30 s: so late would jobs go on."""
+    app = create_celery(redis_url=f"redis://127.0.0.1:{free_port()}/0", executors=["aer"], slots=2)
+    pauses: list[float] = []
+
+    with app.connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, pause_s: pauses.append(pause_s), max_retries=3)
+
+    assert pauses == [RECONNECT_S] * 3

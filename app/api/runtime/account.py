@@ -32,15 +32,18 @@ async def usage(services: Shared, caller: Caller) -> Response:
     start = (now - timedelta(days=USAGE_DAYS - 1)).replace(
         hour=0, minute=0, second=0, microsecond=0
     )
-    used_s = await services.dispatcher.used_s(caller)
+    used = await services.dispatcher.usage(caller)
     instance = await services.identity.instance(caller)
-    document = {
+    document: dict[str, Any] = {
         "instance_id": instance.crn,
         "plan_id": instance.plan,
-        "usage_consumed_seconds": round(used_s),
-        "usage_limit_reached": False,
+        "usage_consumed_seconds": round(used.used_s),
+        "usage_limit_reached": used.is_exhausted,
         "usage_period": {"start_time": time_text(start), "end_time": time_text(now)},
     }
+    if used.allowed_s is not None:
+        document["usage_limit_seconds"] = used.allowed_s
+        document["usage_remaining_seconds"] = max(used.allowed_s - round(used.used_s), 0)
     return _json(document)
 
 

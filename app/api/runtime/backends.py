@@ -21,6 +21,9 @@ router = APIRouter(
 #: The version of the API in which the list holds names and nothing else; also when none is named.
 NAMES_ONLY = "2024-01-01"
 
+#: What changes of the entry of a device that takes no circuits, without its opening brace.
+OFFLINE = b'"status":{"name":"paused","reason":"offline"},"queue_length":0}'
+
 Calibration = Annotated[str | None, Query(max_length=128)]
 IfNoneMatch = Annotated[str | None, Header()]
 
@@ -34,7 +37,7 @@ async def list_backends(
 ) -> Response:
     """Every backend, and whether something runs its jobs at this moment."""
     fleet = await services.dispatcher.fleet()
-    backends = services.catalog.backends(fleet.queued, fleet.max_qubits)
+    backends = services.catalog.backends(fleet.queued, fleet.max_qubits, fleet.devices)
     shown = [backend for backend in backends if include_mocks or not backend.is_mock]
     body = (
         orjson.dumps({"devices": [backend.name for backend in shown]})
@@ -79,11 +82,15 @@ async def status(services: Shared, name: str) -> Response:
     Without a live worker, jobs are accepted all the same: they wait for one.
     """
     backend, fleet = await _resolve(services, name, None)
-    is_live = backend.executor in fleet.live
+    is_served = backend.executor in fleet.live
+    is_live = is_served and backend.is_online
+    message = "" if is_live else f"no worker serves {backend.executor!r} at this moment"
+    if is_served and not is_live:
+        message = f"driver {backend.executor!r} says that the device takes no circuits"
     document = {
         "state": is_live,
         "status": "active" if is_live else "paused",
-        "message": "" if is_live else f"no worker serves {backend.executor!r} at this moment",
+        "message": message,
         "length_queue": fleet.queued[backend.executor],
         "backend_version": backend.version,
     }
@@ -94,7 +101,7 @@ async def _resolve(
     services: Services, name: str, calibration_id: str | None
 ) -> tuple[Backend, Fleet]:
     fleet = await services.dispatcher.fleet()
-    backend = services.catalog.resolve(name, fleet.queued, fleet.max_qubits)
+    backend = services.catalog.resolve(name, fleet.queued, fleet.max_qubits, fleet.devices)
     services.catalog.check_calibration(name, calibration_id)
     return backend, fleet
 
@@ -112,7 +119,10 @@ def _listed(backends: Iterable[Backend], fleet: Fleet) -> bytes:
         )[1:]
         for executor, queued in fleet.queued.items()
     }
-    entries = (backend.entry + b"," + changing[backend.executor] for backend in backends)
+    entries = (
+        backend.entry + b"," + (changing[backend.executor] if backend.is_online else OFFLINE)
+        for backend in backends
+    )
     return b'{"devices":[%b]}' % b",".join(entries)
 
 

@@ -1,0 +1,193 @@
+"""What does a driver's process do? One driver instance, one call after another, until it is left.
+
+Frames are those of the sandbox: two lengths, a JSON header, raw bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import resource
+import signal
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from app.drivers.driver import (
+    BaseDriver,
+    Circuit,
+    DeviceState,
+    DeviceUnavailable,
+    DriverError,
+    InvalidCircuit,
+)
+from app.sandbox.confinement import limit_cpu
+from app.sandbox.protocol import LENGTHS, decode_lengths, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Where the process finds its calls.
+CALLS_FD = 3
+#: Longest circuit.
+BODY_BYTES = 64 << 20
+#: What a plugin in a folder calls its driver.
+ATTRIBUTE = "DRIVER"
+METHODS = (
+    "initialize",
+    "get_devices",
+    "execute_circuit",
+    "get_device_status",
+    "calibrate_device",
+)
+_MESSAGE_CHARS = 1000
+
+
+class Invalid(Exception):
+    """The plugin is no driver."""
+
+
+def main() -> None:
+    """Serve calls until the manager hangs up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdout = sys.stderr
+    instance: list[BaseDriver] = []
+    while prefix := _read(LENGTHS.size):
+        header_bytes, body_bytes = decode_lengths(prefix, most_body=BODY_BYTES)
+        header, body = orjson.loads(_read(header_bytes)), _read(body_bytes)
+        limit_cpu(header["cpu_s"])
+        _write(_answer(instance, header, body))
+
+
+def _answer(instance: list[BaseDriver], header: dict[str, Any], body: bytes) -> bytes:
+    """The frame that answers a call; whatever goes wrong is told in it."""
+    try:
+        result = _perform(instance, header, body)
+        frame = encode_frame({"ok": result, "rss_bytes": _rss_bytes()}, b"")
+    except Invalid as exc:
+        return _failed("invalid_driver", exc)
+    except DeviceUnavailable as exc:
+        return _failed("unavailable", exc)
+    except InvalidCircuit as exc:
+        return _failed("invalid_circuit", exc)
+    except MemoryError as exc:
+        return _failed("memory", exc)
+    except DriverError as exc:
+        return _failed("failed", exc)
+    except BaseException as exc:  # noqa: BLE001 - the border of the process: plugins raise what they like
+        traceback.print_exc(file=sys.stderr)
+        return _failed("raised", exc)
+    return frame
+
+
+def _perform(instance: list[BaseDriver], header: dict[str, Any], body: bytes) -> Any:
+    operation = header["operation"]
+    if operation == "initialize":
+        _limit_memory(header["memory_bytes"])
+        driver = load(header["source"])
+        driver.initialize(header["config"])
+        instance.append(driver)
+        return {"version": str(getattr(driver, "version", ""))}
+    driver = instance[0]
+    if operation == "devices":
+        return [asdict(device) for device in driver.get_devices()]
+    if operation == "execute":
+        circuit = Circuit(
+            qasm3=body.decode(), num_qubits=header["num_qubits"], num_clbits=header["num_clbits"]
+        )
+        counts = driver.execute_circuit(
+            header["device_id"], circuit, header["shots"], header["options"]
+        )
+        return {str(bits): int(times) for bits, times in counts.items()}
+    if operation == "status":
+        return DeviceState(driver.get_device_status(header["device_id"])).value
+    if operation == "calibrate":
+        return str(driver.calibrate_device(header["device_id"]))
+    if operation == "health":
+        healthcheck: Callable[[], object] = getattr(driver, "healthcheck", lambda: True)
+        return bool(healthcheck())
+    if operation == "close":
+        close: Callable[[], object] = getattr(driver, "close", lambda: None)
+        close()
+        return None
+    raise Invalid(f"there is no operation {operation!r}")
+
+
+def load(source: str) -> BaseDriver:
+    """Make the driver of a file, or of ``module:attribute``.
+
+    Raises:
+        Invalid: there is none, or it lacks a method.
+    """
+    try:
+        factory = _factory(source)
+        driver: BaseDriver = factory()
+    except Invalid:
+        raise
+    except Exception as exc:
+        message = f"it cannot be made: {type(exc).__name__}: {exc}"
+        raise Invalid(message) from exc
+    missing = [name for name in METHODS if not callable(getattr(driver, name, None))]
+    if missing:
+        raise Invalid(f"it has no {', '.join(missing)}; a driver has {', '.join(METHODS)}")
+    return driver
+
+
+def _factory(source: str) -> Callable[[], BaseDriver]:
+    if source.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(f"qfleet_driver_{Path(source).stem}", source)
+        if spec is None or spec.loader is None:
+            raise Invalid(f"{source} cannot be read")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        attribute = ATTRIBUTE
+    else:
+        name, _, attribute = source.partition(":")
+        module = importlib.import_module(name)
+    factory: Callable[[], BaseDriver] | None = getattr(module, attribute, None)
+    if factory is None:
+        raise Invalid(f"{source} has no {attribute}: name the driver's class so")
+    return factory
+
+
+def _failed(kind: str, error: BaseException) -> bytes:
+    text = str(error)[:_MESSAGE_CHARS] or type(error).__name__
+    if kind == "raised":
+        text = f"{type(error).__name__}: {text}"
+    return encode_frame({"error": kind, "message": text, "rss_bytes": _rss_bytes()}, b"")
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _read(count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = os.read(CALLS_FD, min(count - len(parts), 1 << 20))
+        if not part:
+            return b""
+        parts += part
+    return bytes(parts)
+
+
+def _write(frame: bytes) -> None:
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(CALLS_FD, view) :]
+
+
+if __name__ == "__main__":
+    main()

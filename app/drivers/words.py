@@ -1,0 +1,8 @@
+"""What does the manager ask a sandbox for? Three words in front of a program's id."""
+
+#: Read the program: circuits for a device.
+READ = "read:"
+#: Write the result of a sampler.
+WRITE = "write:"
+#: Run the program on one of our executors.
+RUN = "run:"

@@ -1,0 +1,1 @@
+int cublas_is_not_needed_by_the_emulation;
