@@ -6,6 +6,7 @@ project name and a port of its own: one that runs already is not touched.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
@@ -122,7 +124,12 @@ class Stack:
             for name, value in os.environ.items()
             if not name.startswith(("COMPOSE_", "QFLEET_", "REDIS_"))
         }
-        self._env = kept | {"QFLEET_PUBLISH_PORT": str(self.port)}
+        self._env = kept | {
+            "QFLEET_PUBLISH_PORT": str(self.port),
+            # Any: these are looked at from inside.
+            "QFLEET_PUBLISH_GRPC_PORT": "0",
+            "QFLEET_PUBLISH_DRIVER_METRICS_PORT": "0",
+        }
         self._compose = ("docker", "compose", "-p", PROJECT, "--env-file", ".env.docker")
         #: Keeps a worker busy for seconds; chosen when the stack is up.
         self.long_circuit = ""
@@ -465,6 +472,50 @@ def a_stopping_worker_finishes_its_job(stack: Stack) -> str:
     return f"stopped after {seconds:.1f} s, job completed, exit code 0"
 
 
+def new_containers_lose_nothing(stack: Stack) -> str:
+    """New containers under load lose nothing."""
+    accepted: list[str] = []
+    is_over = threading.Event()
+
+    def submit() -> None:
+        while not is_over.is_set():
+            status, body = stack.ask("POST", "/tasks", {"qc": BELL, "shots": 100}, timeout_s=10)
+            if status == 200:
+                accepted.append(body["task_id"])
+            time.sleep(POLL_S)
+
+    submitting = threading.Thread(target=submit)
+    submitting.start()
+    try:
+        stack.up("--force-recreate", "--no-deps", "api", "worker")
+    finally:
+        is_over.set()
+        submitting.join()
+    expect(len(accepted) > 10, f"only {len(accepted)} tasks were accepted meanwhile")
+    for task_id in accepted:
+        stack.completed(task_id)
+    return f"gateway and worker replaced; {len(accepted)} tasks accepted meanwhile, all completed"
+
+
+def the_driver_manager_runs_a_circuit(stack: Stack) -> str:
+    """The driver manager runs a circuit."""
+    stack.compose("--profile", "drivers", "build", "driver-manager", timeout_s=BUILD_S)
+    stack.up("driver-manager")
+    code = (
+        "import grpc\n"
+        "from app.drivers.proto import driver_manager_pb2 as pb\n"
+        "from app.drivers.proto.driver_manager_pb2_grpc import DriverManagerServiceStub\n"
+        "stub = DriverManagerServiceStub(grpc.insecure_channel('localhost:50061'))\n"
+        f"payload = pb.CircuitPayload(format=pb.QASM3_TEXT, data={BELL.encode()!r})\n"
+        "asked = pb.ExecuteCircuitRequest(device_id='simulator@aer', payload=payload, shots=100)\n"
+        "print(sorted(stub.ExecuteCircuit(asked, timeout=30).counts.items()))"
+    )
+    counts = dict(ast.literal_eval(python(stack.only("driver-manager"), code)))
+    expect(counts.keys() == {"00", "11"}, f"a Bell pair gave {counts}")
+    expect(sum(counts.values()) == 100, f"100 shots gave {counts}")
+    return f"by gRPC, as its own user of Redis: {counts}"
+
+
 def results_survive_down_and_up(stack: Stack) -> str:
     """Jobs and results survive down and up."""
     task_id = stack.submit(BELL)
@@ -510,6 +561,8 @@ CHECKS: tuple[Callable[[Stack], str], ...] = (
     a_job_survives_kill_9_of_its_worker,
     redis_may_be_cut_off,
     a_stopping_worker_finishes_its_job,
+    new_containers_lose_nothing,
+    the_driver_manager_runs_a_circuit,
     results_survive_down_and_up,
     nothing_ran_out_of_memory,
     it_leaves_nothing_behind,
