@@ -31,6 +31,7 @@ COMMAND_S = 180.0
 HEALTHY_S = 120.0
 FINAL_S = 90.0
 POLL_S = 0.2
+LOAD_PAUSE_S = 0.02
 #: Longer than a worker may be silent before its jobs are given to others.
 CUT_S = 20.0
 GIB = 1024**3
@@ -473,7 +474,7 @@ def a_stopping_worker_finishes_its_job(stack: Stack) -> str:
 
 
 def new_containers_lose_nothing(stack: Stack) -> str:
-    """New containers under load lose nothing."""
+    """Scaling and new containers under load lose nothing."""
     accepted: list[str] = []
     is_over = threading.Event()
 
@@ -482,19 +483,21 @@ def new_containers_lose_nothing(stack: Stack) -> str:
             status, body = stack.ask("POST", "/tasks", {"qc": BELL, "shots": 100}, timeout_s=10)
             if status == 200:
                 accepted.append(body["task_id"])
-            time.sleep(POLL_S)
+            time.sleep(LOAD_PAUSE_S)
 
     submitting = threading.Thread(target=submit)
     submitting.start()
     try:
-        stack.up("--force-recreate", "--no-deps", "api", "worker")
+        stack.up("--scale", "worker=3")
+        stack.up("--scale", "worker=3", "--force-recreate", "--no-deps", "api", "worker")
+        stack.up("--scale", "worker=1")
     finally:
         is_over.set()
         submitting.join()
-    expect(len(accepted) > 10, f"only {len(accepted)} tasks were accepted meanwhile")
+    expect(len(accepted) > 100, f"only {len(accepted)} tasks were accepted meanwhile")
     for task_id in accepted:
         stack.completed(task_id)
-    return f"gateway and worker replaced; {len(accepted)} tasks accepted meanwhile, all completed"
+    return f"1 to 3 workers, all containers new, 1 worker; {len(accepted)} tasks, all completed"
 
 
 def the_driver_manager_runs_a_circuit(stack: Stack) -> str:
