@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SHARED := tests/unit tests/gpu tests/deep
+FLEETLESS := tests/unit tests/contract tests/api tests/gpu tests/deep tests/test_architecture.py tests/test_docs.py
 EXAMPLES ?= 120
 # Of the large test runs.
 JOBS ?= 20000
@@ -63,13 +63,15 @@ run: $(VENV)/runs $(if $(wildcard /dev/nvidiactl),$(VENV)/gpu) ## start everythi
 
 venv: $(VENV)/tests ## the environment in .venv, for working on Qfleet
 
-# Tests that start no fleet share the cores; those that do have them to themselves.
+# Tests without a fleet share the cores; of those with one, a file at a time on each core; those
+# that kill and time have the machine to themselves.
 test: $(VENV)/tests $(CLIENTS:%=$(VENV)/clients/%/made) ## the whole test suite; PYTEST_ARGS="-k word" runs a part of it
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses 2 $(SHARED)
-	$(BIN)/python -m pytest $(SHARED:%=--ignore=%)
+	$(BIN)/python -m pytest --numprocesses 2 $(FLEETLESS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(FLEETLESS:%=--ignore=%) --ignore=tests/chaos
+	$(BIN)/python -m pytest tests/chaos
 endif
 
 test-deep: $(VENV)/tests ## 2,000 random programs beside references, 2,000 damaged circuits; four minutes
