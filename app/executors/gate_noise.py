@@ -1,4 +1,4 @@
-"""What does the noise of a run do to a twirled gate? Exactly, as generators of Pauli noise.
+"""What does the noise of a run do to a twirled gate, and to twirled readout? Exactly.
 
 Where a noise learner would estimate the Pauli-Lindblad model of https://arxiv.org/abs/2201.09866
 from samples, here the noise is known: its Pauli fidelities are computed, and from them the rates.
@@ -15,7 +15,7 @@ from qiskit import QuantumCircuit
 from qiskit.quantum_info import PTM, Operator, SuperOp
 from qiskit_aer import AerSimulator
 
-from app.errors import InvalidProgram
+from app.errors import ExecutionError, InvalidProgram
 from app.executors.lowering import lower
 from app.executors.methods import STATEVECTOR_GATES
 from app.executors.reduction import Reduced
@@ -32,6 +32,7 @@ Generator = tuple[str, list[int], float]
 _LEAST_RATE = 1e-12
 #: A fidelity from which no rate can be told.
 _LEAST_FIDELITY = 1e-6
+_MEASURE = "measure"
 
 
 def generators(gate: Operation | None, qubits: tuple[int, ...], noise: Noise) -> list[Generator]:
@@ -77,6 +78,26 @@ def generators(gate: Operation | None, qubits: tuple[int, ...], noise: Noise) ->
         for pauli, rate in zip(paulis, rates, strict=True)
         if abs(rate) > _LEAST_RATE
     ]
+
+
+def readout_flips(qubit: int, noise: Noise) -> float:
+    """Give the probability that twirled readout of a qubit of the device is wrong.
+
+    Twirled, readout is as often wrong about 0 as about 1: the mean of both is taken.
+
+    Raises:
+        ExecutionError: readings are wrong in another way than by readout errors.
+    """
+    alone = Reduced(steps=(), qubits=1, readout=None, written=frozenset(), origins=(qubit,))
+    flips = 0.0
+    for error in noise.on(alone).to_dict()["errors"]:
+        if error["type"] == "roerror":
+            (_, one), (zero, _) = error["probabilities"]
+            flips = (one + zero) / 2
+        elif _MEASURE in error["operations"]:
+            message = "errors of measurements other than readout errors are not learned"
+            raise ExecutionError(message)
+    return flips
 
 
 def _fidelities(

@@ -13,7 +13,7 @@ from app.errors import InvalidProgram
 from app.executors.gate_noise import generators
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from qiskit import QuantumCircuit
     from qiskit.circuit import Operation
@@ -91,19 +91,39 @@ def _gate(name: str, qubits: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
 
 
 def _of_run(layer: Layer, qubits: Sequence[int], noise: Noise) -> PauliLindbladMap:
-    places = {qubit: place for place, qubit in enumerate(layer.qubits)}
-    idle = set(places).difference(*(acted_on for _, acted_on in layer.gates))
-    alone: list[tuple[Operation | None, tuple[int, ...]]] = [(None, (each,)) for each in idle]
+    places = {qubits[qubit]: place for place, qubit in enumerate(layer.qubits)}
+    gates = [(gate, tuple(qubits[each] for each in acted_on)) for gate, acted_on in layer.gates]
     return PauliLindbladMap.from_sparse_list(
         [
-            (characters, [places[acted_on[index]] for index in acting], rate)
-            for gate, acted_on in [*layer.gates, *alone]
-            for characters, acting, rate in generators(
-                gate, tuple(qubits[qubit] for qubit in acted_on), noise
-            )
+            (characters, [places[qubit] for qubit in acting], rate)
+            for characters, acting, rate in noise_of_run(gates, list(places), noise)
         ],
         num_qubits=len(layer.qubits),
     )
+
+
+def noise_of_run(
+    gates: Iterable[tuple[Operation, tuple[int, ...]]], qubits: Iterable[int], noise: Noise
+) -> Iterator[tuple[str, list[int], float]]:
+    """Give the noise that a layer has in this run.
+
+    Args:
+        gates: entangling ones, and their qubits on the device; no qubit has two.
+        qubits: of the layer, on the device; to those without a gate random gates happen only.
+        noise: of the run.
+
+    Yields:
+        Pauli characters, the qubit of the device of each of them, and their rate.
+
+    Raises:
+        InvalidProgram: the noise leaves nothing of some Pauli.
+    """
+    acted_on = [*gates]
+    idle = set(qubits).difference(*(places for _, places in acted_on))
+    alone: list[tuple[Operation | None, tuple[int, ...]]] = [(None, (each,)) for each in idle]
+    for gate, places in [*acted_on, *alone]:
+        for characters, acting, rate in generators(gate, places, noise):
+            yield characters, [places[index] for index in acting], rate
 
 
 def _map(learned: dict[str, Any], qubits: list[int]) -> PauliLindbladMap:

@@ -1,13 +1,15 @@
-"""Which noise do layers and boxes have? Where there is none, exactly none: every shot agrees.
+"""Which noise do layers and boxes have? In a simulation it is known: rates are exact.
 
-A learner repeats a layer between twirls and fits the decay of Pauli expectation values. Without
-noise these are 1 at every depth and in every shot, so the fit gives rates of 0 with errors of 0.
+On a device a learner repeats a layer between twirls and fits the decay of Pauli expectation
+values. Here the same rates are computed from the noise that the run has, with errors of 0; where
+there is no noise, they are 0.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations, product
+from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,7 +21,9 @@ from samplomatic import Twirl
 from samplomatic.transpiler import generate_boxing_pass_manager
 from samplomatic.utils import get_annotation, undress_box
 
-from app.errors import ExecutionError, InvalidProgram
+from app.errors import InvalidProgram
+from app.executors.gate_noise import readout_flips
+from app.executors.layer_noise import noise_of_run
 from app.executors.locations import located
 from app.primitives.programs import (
     LearnedBox,
@@ -29,9 +33,9 @@ from app.primitives.programs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from qiskit.circuit import BoxOp, CircuitInstruction
+    from qiskit.circuit import BoxOp, CircuitInstruction, Operation, Qubit
 
     from app.executors.noise import Noise
     from app.primitives.programs import BoxesProgram, LayersProgram
@@ -40,6 +44,9 @@ _PAULIS = "XYZ"
 _GATES = get_standard_gate_name_mapping()
 
 Generator = tuple[str, tuple[int, ...]]
+_Rates = dict[Generator, float]
+#: An entangling gate and its qubits on the device.
+_Placed = tuple["Operation", tuple[int, ...]]
 
 
 class _Gate(NamedTuple):
@@ -64,22 +71,26 @@ def learn_layers(program: LayersProgram, noise: Noise | None) -> tuple[LearnedLa
         those that occur most often, and of these first those with most gates.
 
     Raises:
-        InvalidProgram: a circuit cannot be split into layers.
-        ExecutionError: there is noise.
+        InvalidProgram: a circuit cannot be split into layers, or has none that noise leaves.
     """
-    _require_silence(noise)
     strategy = program.options["twirling_strategy"].replace("-", "_")
     found: Counter[_Layer] = Counter()
     for index, circuit in enumerate(program.circuits):
         with located(f"circuits[{index}]"):
-            found.update(_layers(circuit, strategy))
+            conforming = circuit if noise is None else noise.conforming(circuit)[0]
+            found.update(_layers(conforming, strategy))
     ordered = sorted(found, key=lambda layer: (-found[layer], -len(layer.gates)))
     couplings = {frozenset(gate.qubits) for layer in found for gate in layer.gates}
     return tuple(
         LearnedLayer(
             circuit=_circuit(layer),
             qubits=layer.qubits,
-            error=_silent(_local(layer.qubits, couplings)),
+            error=_error(
+                tuple(_local(layer.qubits, couplings)),
+                _rates(
+                    [(_operation(gate), gate.qubits) for gate in layer.gates], layer.qubits, noise
+                ),
+            ),
         )
         for layer in ordered[: program.options["max_layers_to_learn"]]
     )
@@ -89,48 +100,89 @@ def learn_boxes(program: BoxesProgram, noise: Noise | None) -> tuple[LearnedBox,
     """Learn twirled boxes, each with a layer of gates or with measurements.
 
     Raises:
-        InvalidProgram: a box is neither.
-        ExecutionError: there is noise.
+        InvalidProgram: a box is neither, or has gates that the device does not have there.
     """
-    _require_silence(noise)
     numbers = dict(zip(program.circuit.qubits, program.qubits, strict=True))
     protocols = []
-    couplings: set[frozenset[int]] = set()
+    entangling = []
     for index, instruction in enumerate(program.circuit.data):
         with located(f"instructions[{index}]"):
             protocols.append(_protocol(instruction))
-        outer = dict(zip(instruction.operation.body.qubits, instruction.qubits, strict=True))
-        couplings |= {
-            frozenset(numbers[outer[qubit]] for qubit in inner.qubits)
-            for inner in instruction.operation.body.data
-            if len(inner.qubits) == 2
-        }
+            entangling.append(_entangling(instruction, numbers, noise))
+    couplings = {frozenset(qubits) for gates in entangling for _, qubits in gates}
     boxes = []
-    for instruction, protocol in zip(program.circuit.data, protocols, strict=True):
+    for instruction, protocol, gates in zip(
+        program.circuit.data, protocols, entangling, strict=True
+    ):
         qubits = sorted(numbers[qubit] for qubit in instruction.qubits)
+        names: tuple[Generator, ...]
         if protocol is LearningProtocol.TREX:
-            generators: Iterable[Generator] = [("X", (place,)) for place in range(len(qubits))]
+            names = tuple(("X", (place,)) for place in range(len(qubits)))
+            rates = _flip_rates(qubits, noise)
         else:
-            generators = _local(qubits, couplings)
+            names = tuple(_local(qubits, couplings))
+            rates = _rates(gates, qubits, noise)
         boxes.append(
-            LearnedBox(protocol=protocol, num_qubits=len(qubits), error=_silent(generators))
+            LearnedBox(protocol=protocol, num_qubits=len(qubits), error=_error(names, rates))
         )
     return tuple(boxes)
 
 
-def _require_silence(noise: Noise | None) -> None:
-    if noise is not None:
-        message = (
-            "this executor does not learn the noise that it simulates; the NoiseLearnerV3 of "
-            "qiskit_ibm_runtime.executor_noise_learner learns it from samples"
-        )
-        raise ExecutionError(message)
+def _error(names: tuple[Generator, ...], rates: Mapping[Generator, float]) -> PauliLindbladError:
+    return PauliLindbladError(
+        generators=names,
+        rates=np.array([rates.get(name, 0.0) for name in names]),
+        stds=np.zeros(len(names)),
+    )
 
 
-def _silent(generators: Iterable[Generator]) -> PauliLindbladError:
-    names = tuple(generators)
-    rates = np.zeros(len(names))
-    return PauliLindbladError(generators=names, rates=rates, stds=rates)
+def _rates(gates: Sequence[_Placed], qubits: Sequence[int], noise: Noise | None) -> _Rates:
+    """Give the rates of a layer, by generators on places among its ``qubits``."""
+    if noise is None:
+        return {}
+    rates = {}
+    for characters, acting, rate in noise_of_run(gates, qubits, noise):
+        pairs = sorted(zip(map(qubits.index, acting), characters, strict=True))
+        generator = ("".join(each for _, each in pairs), tuple(place for place, _ in pairs))
+        rates[generator] = rate
+    return rates
+
+
+def _flip_rates(qubits: Sequence[int], noise: Noise | None) -> _Rates:
+    """Give the rates at which twirled readout is flipped, qubit by qubit."""
+    if noise is None:
+        return {}
+    rates: _Rates = {}
+    for place, qubit in enumerate(qubits):
+        flips = readout_flips(qubit, noise)
+        if flips >= 0.5:
+            message = f"the readout of qubit {qubit} says nothing"
+            raise InvalidProgram("layer_noise", message)
+        # As of any Pauli channel: a fidelity of 1 - 2p is exp(-2 * rate).
+        rates["X", (place,)] = -log(1 - 2 * flips) / 2
+    return rates
+
+
+def _entangling(
+    instruction: CircuitInstruction, numbers: Mapping[Qubit, int], noise: Noise | None
+) -> list[_Placed]:
+    """Give the gates on two qubits of a box, and their qubits on the device."""
+    body = instruction.operation.body
+    outer = dict(zip(body.qubits, instruction.qubits, strict=True))
+    gates = [
+        (inner.operation, tuple(numbers[outer[qubit]] for qubit in inner.qubits))
+        for inner in body.data
+        if len(inner.qubits) == 2 and inner.name != "barrier"
+    ]
+    if noise is not None and gates:
+        wide = QuantumCircuit(max(qubit for _, qubits in gates for qubit in qubits) + 1)
+        for gate, qubits in gates:
+            wide.append(gate, qubits)
+        if noise.conforming(wide)[0] is not wide:
+            asked = ", ".join(f"{gate.name} on {list(qubits)}" for gate, qubits in gates)
+            message = f"the device does not have all of these gates: {asked}; transpile for it"
+            raise InvalidProgram("not_native", message)
+    return gates
 
 
 def _local(qubits: Collection[int], couplings: Collection[frozenset[int]]) -> Iterator[Generator]:
@@ -177,9 +229,13 @@ def _circuit(layer: _Layer) -> QuantumCircuit:
     circuit = QuantumCircuit(len(layer.qubits))
     places = {number: place for place, number in enumerate(layer.qubits)}
     for gate in sorted(layer.gates):
-        operation = _GATES[gate.name].base_class(*gate.params)
-        circuit.append(operation, [places[number] for number in gate.qubits])
+        circuit.append(_operation(gate), [places[number] for number in gate.qubits])
     return circuit
+
+
+def _operation(gate: _Gate) -> Operation:
+    operation: Operation = _GATES[gate.name].base_class(*gate.params)
+    return operation
 
 
 def _protocol(instruction: CircuitInstruction) -> LearningProtocol:

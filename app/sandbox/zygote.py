@@ -85,13 +85,15 @@ def main(arguments: list[str]) -> None:
     control = socket.socket(fileno=CONTROL_FD)
     hello = {"ready": os.getpid(), "threads": _threads(), "confinement": asdict(confinement)}
     _send(control, hello)
-    while packet := _receive(control):
-        request, descriptors = packet
-        if "fork" in request:
-            answer = _fork(request["fork"], descriptors, brood)
-        else:
-            answer = _wait(request["wait"])
-        _send(control, answer)
+    # A worker that was killed may have left an answer unread.
+    with suppress(ConnectionError):
+        while packet := _receive(control):
+            request, descriptors = packet
+            if "fork" in request:
+                answer = _fork(request["fork"], descriptors, brood)
+            else:
+                answer = _wait(request["wait"])
+            _send(control, answer)
 
 
 def _fork(slot: int, descriptors: list[int], brood: _Brood) -> dict[str, Any]:

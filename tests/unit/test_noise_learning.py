@@ -1,35 +1,53 @@
-"""Noise learners and calibrations, as clients send them; without noise there is none to be learned."""
+"""Noise learners and calibrations, as clients send them: what is learned is what a run has."""
 
 from __future__ import annotations
 
 import json
+from math import log
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from ibm_quantum_schemas.calibrator.version_0_1 import CalibratorResultModel
 from ibm_quantum_schemas.noise_learner_v2.version_0_1 import ResultsModel
 from ibm_quantum_schemas.noise_learner_v3.version_0_3 import NoiseLearnerV3ResultsModel
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
+from qiskit_aer.noise import NoiseModel, depolarizing_error
 from qiskit_ibm_runtime.decoders.noise_learner import NoiseLearnerResultDecoder
 from qiskit_ibm_runtime.decoders.noise_learner_v3.converters import (
     noise_learner_v3_result_from_0_3,
 )
+from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from qiskit_ibm_runtime.noise_learner_v3.converters.version_0_3 import (
     noise_learner_v3_inputs_to_0_3,
 )
 from qiskit_ibm_runtime.options_models import NoiseLearnerV3Options
 from samplomatic import Twirl
 
-from app.errors import ExecutionError, InvalidProgram
+from app.backends.recordings import find_recordings
+from app.errors import InvalidProgram
 from app.executors.aer import AerExecutor
-from app.executors.noise import SentNoise
+from app.executors.boxes import boxed, with_readout
+from app.executors.device_noise import DeviceNoise
+from app.executors.layer_noise import noise_maps
+from app.executors.resilience import Twirling
 from app.primitives.codec import decode_program, encode_result
+from app.primitives.programs import DeviceFiles
 from tests.unit.primitive_programs import AER, RESOURCES, TARGET
-from tests.unit.runtime_params import LIMITS, encoded, qpy_value
+from tests.unit.runtime_params import LIMITS, bell, encoded, estimator, qpy_value
+
+if TYPE_CHECKING:
+    from qiskit.quantum_info import PauliLindbladMap
 
 CAPTURES = Path(__file__).parent.parent / "corpora/captures"
+RECORDING = find_recordings()["fake_manila"]
+DEVICE = DeviceNoise(
+    name="fake_manila",
+    recording=DeviceFiles(configuration=RECORDING.configuration, properties=RECORDING.properties),
+)
+NOISY = AerExecutor(resources=RESOURCES, name="noisy", noise_of=lambda _: DEVICE)
 
 
 def submitted(name: str) -> dict[str, Any]:
@@ -47,18 +65,18 @@ def learned(params: Any, program_id: str = "noise-learner", aer: AerExecutor = A
     return encode_result(aer.run(program, TARGET)).decode()
 
 
-def layers(*circuits: QuantumCircuit, **options: Any) -> Any:
+def layers(*circuits: QuantumCircuit, aer: AerExecutor = AER, **options: Any) -> Any:
     """The layers of circuits, as the client reads them."""
     params = {"circuits": list(circuits), "options": {"support_qiskit": True, **options}}
-    document = learned(params)
+    document = learned(params, aer=aer)
     ResultsModel.model_validate_json(document)
     return NoiseLearnerResultDecoder.decode(document).data
 
 
-def boxes(circuit: QuantumCircuit, **options: Any) -> Any:
+def boxes(circuit: QuantumCircuit, *, aer: AerExecutor = AER, **options: Any) -> Any:
     """What is learned of the boxes of a circuit, as the client reads it."""
     model = noise_learner_v3_inputs_to_0_3(circuit.data, NoiseLearnerV3Options(**options))
-    document = learned(model.model_dump(mode="json") | {"version": 3})
+    document = learned(model.model_dump(mode="json") | {"version": 3}, aer=aer)
     answer = NoiseLearnerV3ResultsModel.model_validate_json(document)
     return noise_learner_v3_result_from_0_3(answer).data
 
@@ -72,6 +90,15 @@ def brick() -> QuantumCircuit:
     circuit.sx(range(4))
     circuit.cx([0, 2], [1, 3])
     return circuit
+
+
+def rates_of(noise: PauliLindbladMap) -> dict[tuple[tuple[int, str], ...], float]:
+    """Rate of every generator that has one, by the qubits of its Paulis."""
+    return {
+        tuple(sorted(zip(places, characters, strict=True))): rate
+        for characters, places, rate in noise.to_sparse_list()
+        if rate
+    }
 
 
 # Layers of circuits
@@ -255,21 +282,89 @@ def test_boxes_with_other_instructions_between_them_are_refused() -> None:
 # Noise
 
 
-def test_noise_is_not_made_up_where_there_is_some() -> None:
-    noise = SentNoise({"errors": []}, basis_gates=None, coupling_map=None, seed=0)
-    noisy = AerExecutor(resources=RESOURCES, name="noisy", noise_of=lambda _: noise)
+def test_rates_of_a_known_noise_are_exact() -> None:
+    lost = 0.04
+    noise = NoiseModel()
+    noise.add_all_qubit_quantum_error(depolarizing_error(lost, 2), "cx")
+    circuit = QuantumCircuit(4)
+    circuit.cx(3, 1)
 
-    for name in ("17_noise_learner_v2", "18_noise_learner_v3"):
-        with pytest.raises(ExecutionError, match="does not learn the noise that it simulates"):
-            learned(submitted(name), aer=noisy)
+    (layer,) = layers(circuit, simulator={"noise_model": noise}, twirling_strategy="all")
+
+    # Each of the 15 Paulis on the pair loses as much, and anticommutes with 8 of the others.
+    rate = -log(1 - lost) / 16
+    labels = layer.error.generators.to_labels()
+    on_the_pair = [label[1] == label[3] == "I" for label in labels]
+    assert on_the_pair.count(True) == 15
+    assert len(labels) == 15 + 2 * 3
+    assert layer.error.rates == pytest.approx(np.where(on_the_pair, rate, 0.0), abs=1e-9)
 
 
-def test_noise_that_a_caller_brings_is_not_learned() -> None:
-    params = submitted("17_noise_learner_v2")
-    params["options"]["simulator"] = {"noise_model": {"errors": []}}
+def test_what_is_learned_on_a_device_is_the_noise_of_its_runs() -> None:
+    circuit = QuantumCircuit(4)
+    circuit.cx(0, 1)
+    circuit.cx(2, 3)
+    circuit.sx(range(4))
+    circuit.cx(1, 2)
+    document = learned({"circuits": [circuit], "options": {}}, aer=NOISY)
+    layer_noise = NoiseLearnerResultDecoder.decode(document)
+    pub = [bell(measured=False), {"ZZ": 1.0}, [], None]
+    program = estimator(pub, options={"resilience": {"layer_noise_model": layer_noise}})
+    brought_along: Any = program.options["resilience"]["layer_noise_model"]  # type: ignore[index]
+    twirled = boxed(with_readout(circuit, "m"), Twirling(gates=True), reads=True, injects=True)
 
-    with pytest.raises(ExecutionError, match="does not learn the noise that it simulates"):
-        learned(params)
+    used = noise_maps(twirled.layers, range(4), learned=(), noise=DEVICE)
+    brought = noise_maps(twirled.layers, range(4), learned=brought_along, noise=DEVICE)
+
+    assert len(layer_noise.data) == len(used) == 2
+    for name, each in used.items():
+        rates = rates_of(each)
+        assert len(rates) > 12
+        assert rates_of(brought[name]) == pytest.approx(rates)
+
+
+def test_a_box_has_the_rates_of_its_layer() -> None:
+    circuit = QuantumCircuit(5)
+    circuit.cx(2, 3)
+    boxed_circuit = QuantumCircuit(5)
+    with boxed_circuit.box([Twirl()]):
+        boxed_circuit.cx(2, 3)
+
+    (layer,) = layers(circuit, aer=NOISY, twirling_strategy="active")
+    (box,) = boxes(boxed_circuit, aer=NOISY)
+
+    assert layer.error.rates.any()
+    assert np.array_equal(box._rates, layer.error.rates)
+
+
+def test_readout_is_learned_as_it_was_recorded() -> None:
+    circuit = QuantumCircuit(5, 2)
+    with circuit.box([Twirl()]):
+        circuit.measure([4, 1], [0, 1])
+
+    (box,) = boxes(circuit, aer=NOISY)
+
+    recorded = [FakeManilaV2().properties().readout_error(qubit) for qubit in (1, 4)]
+    assert box._rates == pytest.approx([-log(1 - 2 * error) / 2 for error in recorded])
+
+
+def test_gates_that_the_device_does_not_have_are_not_learned() -> None:
+    circuit = QuantumCircuit(5)
+    with circuit.box([Twirl()]):
+        circuit.cx(0, 4)
+
+    with pytest.raises(InvalidProgram, match=r"^instructions\[0\]: .*cx on \[0, 4\]; transpile"):
+        boxes(circuit, aer=NOISY)
+
+
+def test_a_layer_of_which_noise_leaves_nothing_is_refused() -> None:
+    noise = NoiseModel()
+    noise.add_all_qubit_quantum_error(depolarizing_error(1.0, 2), "cx")
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+
+    with pytest.raises(InvalidProgram, match="leaves nothing that could be amplified"):
+        layers(circuit, simulator={"noise_model": noise})
 
 
 # Calibrations
