@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Where the zygote finds its parent.
 CONTROL_FD = 3
 PACKET_BYTES = 4096
+#: How often a child tries something when others kill it.
+TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +144,15 @@ def _confine(zygote: int, slot: int, brood: _Brood) -> tuple[bool, bool]:
 def _rehearse(brood: _Brood) -> tuple[bool, bool]:
     """What the kernel enforces, found out by a child that ends at once."""
     zygote = os.getpid()
-    pid = os.fork()
-    if pid == 0:
+
+    def rehearse() -> NoReturn:
         code = 128
         with suppress(OSError):
             files_restricted, calls_filtered = _confine(zygote, 0, brood)
             code = files_restricted * 1 + calls_filtered * 2
         os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    code = _tried(rehearse)
     if code not in range(4):
         raise RuntimeError(f"a sandbox child could not be confined: it ended with {code}")
     return bool(code & 1), bool(code & 2)
@@ -163,26 +166,50 @@ def _can_have_own_user() -> bool:
     """
     if os.getuid() != 0:
         return False
+
+    def become_nobody() -> NoReturn:
+        with suppress(OSError):
+            become(FIRST_UID)
+            paths = (os.__file__, orjson.__file__, __file__)
+            if all(os.access(path, os.R_OK) for path in paths):
+                os._exit(0)
+        os._exit(1)
+
+    return _tried(become_nobody) == 0 and _can_kill_nobody()
+
+
+def _can_kill_nobody() -> bool:
     ours, its = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ours.close()
         with suppress(OSError):
             become(FIRST_UID)
-            paths = (os.__file__, orjson.__file__, __file__)
-            if all(os.access(path, os.R_OK) for path in paths):
-                its.send(b"!")
-                its.recv(1)
+            its.send(b"!")
+            its.recv(1)
         os._exit(1)
     its.close()
+    ours.recv(1)
     possible = False
-    if ours.recv(1):
-        with suppress(PermissionError):
-            os.kill(pid, signal.SIGKILL)
-            possible = True
+    with suppress(PermissionError):
+        os.kill(pid, signal.SIGKILL)
+        possible = True
     ours.close()
     os.waitpid(pid, 0)
     return possible
+
+
+def _tried(what: Callable[[], NoReturn]) -> int:
+    """How a child ends that does ``what``; one that was killed says nothing and is tried again."""
+    code = -signal.SIGKILL
+    for _ in range(TRIES):
+        pid = os.fork()
+        if pid == 0:
+            what()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code != -signal.SIGKILL:
+            break
+    return code
 
 
 def _wait(pid: int) -> dict[str, Any]:

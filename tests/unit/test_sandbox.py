@@ -387,6 +387,37 @@ def test_a_simulation_may_have_threads(slot: SandboxSlot) -> None:
     assert ask(slot, "threads", "8") == 8
 
 
+def test_what_a_killed_child_would_have_tried_is_tried_again(tmp_path: Path) -> None:
+    tries = tmp_path / "tries"
+    program = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from app.sandbox.zygote import _tried
+
+        tries = Path(sys.argv[1])
+
+        def killed_at_first():
+            number = len(tries.read_text())
+            tries.write_text("x" * (number + 1))
+            if number < int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(2)
+
+        tries.write_text("")
+        print(_tried(killed_at_first), len(tries.read_text()))
+        """
+
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", program, str(tries), kills],
+            capture_output=True, text=True, check=True, timeout=30,
+        ).stdout.split()
+        for kills in ("0", "2", "9")
+    ]  # fmt: skip
+
+    assert answers == [["2", "1"], ["2", "3"], ["-9", "3"]]
+
+
 def test_the_zygote_has_one_thread(pool: SandboxPool) -> None:
     assert psutil.Process(pool.zygote_pid).num_threads() == 1
 
