@@ -65,6 +65,12 @@ def translated() -> Iterator[None]:
     except (redis.exceptions.NoPermissionError, redis.exceptions.AuthenticationError) as exc:
         message = f"Redis refuses this process: {exc}; see deploy/redis-users.conf"
         raise Unavailable(message, component="redis") from exc
+    except redis.exceptions.ResponseError as exc:
+        # MISCONF: its disk is full; READONLY, NOREPLICAS: it is not, or not alone, the primary.
+        word = str(exc).partition(" ")[0]
+        reason = word if word.isupper() else "see the log"
+        message = f"Redis refuses: {reason}; try again when whoever runs this service has looked"
+        raise Unavailable(message, component="redis") from exc
     except (redis.RedisError, OSError, TimeoutError) as exc:
         message = "Redis does not answer; try again in a few seconds"
         raise Unavailable(message, component="redis") from exc

@@ -62,6 +62,8 @@ def create_celery(*, redis_url: str, executors: Sequence[str], slots: int) -> Ce
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that answers with an error, because its disk is full, ends a worker otherwise.
+        broker_channel_error_retry=True,
         broker_transport_options={
             "socket_timeout": 10,
             "socket_connect_timeout": 2,

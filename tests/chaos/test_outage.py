@@ -198,3 +198,37 @@ def test_a_full_redis_refuses_new_jobs_and_ends_those_it_has(fleet: Fleet) -> No
 
         all_is_well(fleet)
         assert client.zcard("jobs:local:default") == number, "one is deleted, one is new"
+
+
+def test_a_redis_that_refuses_to_write_delays_jobs_and_ends_no_process(fleet: Fleet) -> None:
+    """As it does when the disk is full, or when a replica that it needs is gone."""
+    (worker,) = fleet.workers
+    done = fleet.submit()
+    fleet.wait(done)
+    running = fleet.submit(runs_long(), shots=20)
+    fleet.wait_running(running)
+    idle = fleet.start_worker()
+    with fleet.redis() as client:
+        before = everything(client)
+        client.config_set("min-replicas-to-write", "1")
+        try:
+            for _ in range(3):
+                status, retry_after, took_s = ask(fleet, "POST", "/tasks", {"circuit": BELL})
+                assert (status, took_s < ANSWER_S) == (503, True)
+                assert retry_after is not None
+            refused = fleet.request("POST", "/tasks", {"circuit": BELL})[1]
+            assert "Redis refuses: NOREPLICAS" in refused["detail"]
+            assert ask(fleet, "GET", "/health/ready")[0] == 503
+            assert ask(fleet, "GET", "/health/live")[0] == 200
+            assert fleet.request("GET", f"/tasks/{done}")[1]["status"] == "completed"
+            ends_what_it_runs(fleet, worker)
+            threading.Event().wait(OUTAGE_S)
+            assert everything(client) == before, "nothing is half stored"
+        finally:
+            client.config_set("min-replicas-to-write", "0")
+
+    ran_s = all_is_well(fleet)
+    assert fleet.wait(running)["status"] == "completed"
+    assert [worker.poll(), idle.poll()] == [None, None], "they have waited"
+    assert fleet.stop(idle) == 0
+    assert ran_s < 2
