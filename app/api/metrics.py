@@ -227,6 +227,7 @@ def _gauges(snapshot: Snapshot, workers: Sequence[WorkerReport]) -> dict[str, di
             labels: sum(worker.slots for worker in found) for labels, found in serving.items()
         },
         "redis_memory_bytes": {(): snapshot.redis.used_memory_bytes},
+        "redis_memory_limit_bytes": {(): snapshot.redis.max_memory_bytes},
     }
 
 

@@ -54,11 +54,6 @@ class Backend:
     device: DriverDevice | None = None
 
     @property
-    def is_simulator(self) -> bool:
-        """Whether it is ideal, every qubit coupled to every other."""
-        return self.metadata == SIMULATOR
-
-    @property
     def is_online(self) -> bool:
         """Whether its driver, if it has one, says that it runs circuits at this moment."""
         return self.device is None or self.device.is_online

@@ -135,6 +135,11 @@ FLEET_METRICS: tuple[Metric, ...] = (
         help="Slots of those workers; a worker of several executors counts for each.",
     ),
     Metric(name="redis_memory_bytes", kind="gauge", help="Memory that Redis uses."),
+    Metric(
+        name="redis_memory_limit_bytes",
+        kind="gauge",
+        help="Memory at which Redis refuses new jobs; 0: the machine's.",
+    ),
 )
 
 METRICS = (*FLEET_METRICS, HTTP_REQUESTS, HTTP_SECONDS)

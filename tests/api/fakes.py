@@ -177,7 +177,7 @@ class FakeDispatcher:
                 connected_clients=4,
                 used_memory_bytes=1_258_291,
                 used_memory_human="1.20M",
-                max_memory_bytes=0,
+                max_memory_bytes=4_194_304,
                 total_commands_processed=8564,
             ),
         )

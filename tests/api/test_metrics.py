@@ -76,6 +76,7 @@ async def test_the_default_is_prometheus_text(client: httpx2.AsyncClient) -> Non
     assert found["qfleet_workers", aer] == 1
     assert found["qfleet_slots", aer] == 4
     assert found["qfleet_redis_memory_bytes", ()] == 1_258_291
+    assert found["qfleet_redis_memory_limit_bytes", ()] == 4_194_304
     assert found["qfleet_jobs_finished_total", (*aer, ("status", "Completed"))] == 120
     assert found["qfleet_jobs_dead_total", ()] == 1
     assert found["qfleet_finishes_fenced_total", ()] == 0

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from app.backends.catalog import Backend, Catalog
 from app.backends.documents import KEPT_PROPERTIES, PULSE
+from app.backends.names import SIMULATOR
 from app.backends.recordings import find_recordings
 from app.config import Settings
 from app.errors import BackendNotFound, CalibrationNotFound, ConfigurationInvalid
@@ -174,14 +175,14 @@ def test_every_backend_can_be_run_dry(catalog: Catalog) -> None:
         assert mock.is_mock
         assert mock.metadata == backend.metadata
         assert exactly(catalog.configuration(mock).body)["backend_name"] == mock.name
-        if not backend.is_simulator:
+        if backend.metadata != SIMULATOR:
             assert mock.executor == backend.executor
 
 
 def test_backends_without_an_underscore_share_the_simulator_as_their_mock() -> None:
     catalog = Catalog.load(aliases={"lab": "fake_manila@aer", "qpu": "fake_fez@aer"}, max_qubits=9)
 
-    assert catalog.resolve("mock", ["aer", "noisy"]).is_simulator
+    assert catalog.resolve("mock", ["aer", "noisy"]).metadata == SIMULATOR
     assert catalog.resolve("mock", ["aer", "noisy"]).executor == "aer"
 
 
