@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from app.errors import MemoryLimitReached, SandboxCrashed, SandboxUnavailable, TimeLimitReached
+from app.errors import (
+    ExecutionError,
+    MemoryLimitReached,
+    SandboxCrashed,
+    SandboxUnavailable,
+    TimeLimitReached,
+)
 from app.sandbox.confinement import Confinement
 from app.sandbox.protocol import (
     LENGTHS,
@@ -84,6 +90,11 @@ class Zygote:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self.confinement: Confinement | None = None
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether its children have GPUs."""
+        return bool(self._gpus)
 
     @property
     def pid(self) -> int | None:
@@ -426,7 +437,7 @@ class SandboxSlot:
         except EOFError as exc:
             status = self._drop(child)
             self._raise_if_killed()
-            raise self._cause_of_death(status, str(exc)) from exc
+            raise self._cause_of_death(status, str(exc), cpu_limit_s) from exc
         except MalformedFrame as exc:
             self._drop(child)
             self._raise_if_killed()
@@ -477,13 +488,18 @@ class SandboxSlot:
             return self._child
 
     def _age(self, child: Child, condition: Condition, reply: Reply) -> None:
-        """Replace a child that has served long, has grown, or was out of memory."""
+        """Replace a child that has served long, has grown, or was out of memory.
+
+        And one whose GPU may have failed: what is wrong with CUDA in a process stays wrong.
+        """
         child.jobs_done += 1
         if child.first_rss_bytes is None:
             child.first_rss_bytes = condition.rss_bytes
         grown = condition.rss_bytes - child.first_rss_bytes > self._limits.growth_bytes
-        starved = reply.failure is not None and reply.failure.code == MemoryLimitReached.code
-        if grown or starved or child.jobs_done >= self._limits.jobs_per_child:
+        failed = None if reply.failure is None else reply.failure.code
+        starved = failed == MemoryLimitReached.code
+        broken = self._zygote.has_gpus and failed == ExecutionError.code
+        if grown or starved or broken or child.jobs_done >= self._limits.jobs_per_child:
             self._drop(child)
 
     def _drop(self, child: Child) -> int | None:
@@ -496,8 +512,8 @@ class SandboxSlot:
             raise SandboxKilled
 
     def _cause_of_death(
-        self, status: int | None, output: str
-    ) -> MemoryLimitReached | SandboxCrashed:
+        self, status: int | None, output: str, cpu_limit_s: float
+    ) -> MemoryLimitReached | TimeLimitReached | SandboxCrashed:
         limit = self._limits.memory_bytes
         if any(phrase in output for phrase in OUT_OF_MEMORY):
             message = (
@@ -511,6 +527,12 @@ class SandboxSlot:
         if code >= 0:
             return SandboxCrashed(f"the sandbox ended with exit code {code} while it ran the job")
         name = signal.Signals(-code).name
+        if code == -signal.SIGXCPU:
+            message = (
+                f"the job used more processor time than its limit of {cpu_limit_s:g} s and was"
+                " stopped; use fewer qubits, operations or shots"
+            )
+            return TimeLimitReached(message, limit_s=cpu_limit_s)
         if code == -signal.SIGKILL:
             kills, self._kernel_kills = self._kernel_kills, _kernel_oom_kills()
             if self._kernel_kills > kills:

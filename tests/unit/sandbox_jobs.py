@@ -66,6 +66,14 @@ def compute(_: str) -> None:
     ctypes.PyDLL(None).sleep(600)
 
 
+def overspends(_: str) -> None:
+    """Reaches a limit of processor time; it lowers its own, so that this takes a second."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1, -1))
+    while True:
+        pass
+
+
 def segfault(_: str) -> None:
     ctypes.string_at(0)
 

@@ -164,6 +164,13 @@ def test_a_crash_is_named_and_the_next_job_runs(
     assert works(slot)
 
 
+def test_processor_time_is_limited_too(slot: SandboxSlot) -> None:
+    with pytest.raises(TimeLimitReached, match=r"processor time than its limit of 60 s") as caught:
+        ask(slot, "overspends")
+    assert caught.value.details["limit_s"] == 60
+    assert works(slot)
+
+
 def test_a_child_killed_from_outside_counts_as_a_crash(slot: SandboxSlot) -> None:
     started = threading.Timer(0.2, lambda: os.kill(slot.pid or 0, signal.SIGKILL))
     works(slot)
