@@ -41,8 +41,8 @@ $(VENV)/runs: $(VENV)/made requirements.txt requirements-gateway.txt requirement
 # Half a GB, and only where there is a GPU: see requirements-gpu.txt.
 $(VENV)/gpu: $(VENV)/runs requirements-gpu.txt requirements-gpu-bindings.txt
 	@echo "Installing what the GPU needs; the first time this takes a minute or two."
-	$(PIP) --no-deps -r requirements-gpu.txt
-	@touch $@
+	@$(PIP) --no-deps -r requirements-gpu.txt && touch $@ || \
+	  echo "They cannot be installed, so the GPU stays idle; the next start tries again."
 
 # The tests run NVIDIA's bindings against an emulation of the library behind them.
 $(VENV)/tests: $(VENV)/runs requirements-dev.txt requirements-gpu-bindings.txt

@@ -140,7 +140,9 @@ class _Gpu:
         """Give the engine."""
         if self._engine is None or self._engine.precision != precision:
             if self._engine is not None:
-                self._engine.close()
+                # Before another is made, which may fail: a closed engine is of no use.
+                closing, self._engine = self._engine, None
+                closing.close()
             self._engine = CustatevecEngine(precision=precision, threads=self._threads)
         return self._engine
 

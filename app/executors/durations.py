@@ -150,7 +150,7 @@ def require_time(estimate_s: float | None, allowed_s: float, *, what: str) -> No
     if estimate_s is None or estimate_s <= SAFETY * allowed_s:
         return
     message = (
-        f"{what} would take about {_duration(estimate_s)}; this job may take "
+        f"{what} would take about {_duration(estimate_s)}; this job is stopped before "
         f"{_duration(allowed_s)}. Use fewer qubits, gates, shots or parameter sets, measure at the "
         "end only, or ask for a longer limit (max_execution_time)."
     )

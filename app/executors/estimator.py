@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from app.executors.simulation import Simulation
     from app.primitives.programs import EstimatorPub, Observable
 
-#: amplitudes and shots that are held at once when many parameter sets are.
-_AMPLITUDES_AT_ONCE = 2**18
+#: shots that are held at once when many parameter sets are.
 _SHOTS_AT_ONCE = 2**20
 #: bytes of the value of a shot: it, a term of it, their factors, and its distance from the mean.
 _VALUE_BYTES = 40
@@ -149,7 +148,8 @@ class EstimatorRun:
                     mean, variance = group.moments(samples, sets=len(sets), rng=rng)
                     means[places] += mean
                     variances[places] += variance
-        return self._result(means, np.sqrt(variances)), self._provenance(parts)
+        provenance = self._provenance([part.reduced for part in parts])
+        return self._result(means, np.sqrt(variances)), provenance
 
     def _result(
         self, means: npt.NDArray[np.float64], errors: npt.NDArray[np.float64]
@@ -170,20 +170,20 @@ class EstimatorRun:
             },
         )
 
-    def _provenance(self, parts: list[_Part]) -> dict[str, object]:
+    def _provenance(self, parts: list[Reduced]) -> dict[str, object]:
         return {
             "shots": self._pub.shots,
             "qubits_declared": self._pub.circuit.num_qubits,
-            "qubits_simulated": sum(part.reduced.qubits for part in parts),
-            "component_qubits": [part.reduced.qubits for part in parts],
+            "qubits_simulated": sum(part.qubits for part in parts),
+            "component_qubits": [part.qubits for part in parts],
             "measurement_bases": sum(len(groups) for _, groups in self._observables),
         }
 
     def _at_once(self, parts: list[_Part], simulation: Simulation) -> int:
         if not all(part.keeps and simulation.vectorises(part.reduced) for part in parts):
             return 1
-        widest = max((part.reduced.qubits for part in parts), default=0)
-        return max(1, min(_AMPLITUDES_AT_ONCE >> widest, _SHOTS_AT_ONCE // self._pub.shots))
+        at_once = simulation.sets_at_once(part.reduced for part in parts)
+        return max(1, min(at_once, _SHOTS_AT_ONCE // self._pub.shots))
 
     def _prepared(self, simulation: Simulation) -> tuple[list[_Part], npt.NDArray[np.float64]]:
         """Give the parts of the circuit, and the angles of their slots at every set.

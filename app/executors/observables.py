@@ -72,6 +72,33 @@ class Group:
             for gate, angles in gates[self.bases[qubit]]
         ]
 
+    def paulis(self, most: int) -> dict[frozenset[int], float] | None:
+        """Write the sum of all terms in Paulis: the qubits that each reads → its coefficient.
+
+        Each qubit is read in its basis here.
+
+        Args:
+            most: Paulis; None is given if there are more.
+        """
+        written: dict[frozenset[int], float] = {}
+        for coefficient, term in self.terms:
+            if 2 ** sum(character in _PROJECTORS for character in term.values()) > most:
+                return None
+            parts = {frozenset[int](): coefficient}
+            for qubit, character in term.items():
+                one = frozenset((qubit,))
+                if character in _PROJECTORS:
+                    _, sign = _PROJECTORS[character]
+                    halves = {read: weight / 2 for read, weight in parts.items()}
+                    parts = halves | {read | one: sign * half for read, half in halves.items()}
+                else:
+                    parts = {read | one: weight for read, weight in parts.items()}
+            for read, weight in parts.items():
+                written[read] = written.get(read, 0.0) + weight
+            if len(written) > most:
+                return None
+        return written
+
     def moments(
         self, parts: Sequence[Samples], *, sets: int, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from app.executors.simulation import Simulation
     from app.primitives.programs import SamplerPub
 
-#: amplitudes and shots that are held at once when many parameter sets are.
-_AMPLITUDES_AT_ONCE = 2**18
+#: shots that are held at once when many parameter sets are.
 _SHOTS_AT_ONCE = 2**21
 #: bytes of a shot while it is put in random order and packed: its outcome three times.
 _ORDERED_BYTES = 24
@@ -84,10 +83,9 @@ class SamplerRun:
         """Give the samples, and what was simulated."""
         pub, started = self._pub, datetime.now(UTC)
         components, values = self._prepared(simulation)
-        widest = max((component.qubits for component in components), default=0)
         at_once = 1
         if all(simulation.vectorises(component) for component in components):
-            at_once = max(1, min(_AMPLITUDES_AT_ONCE >> widest, _SHOTS_AT_ONCE // pub.shots))
+            at_once = max(1, min(simulation.sets_at_once(components), _SHOTS_AT_ONCE // pub.shots))
         packed = np.zeros((self._sets, pub.shots, self._registers.width), dtype=np.uint8)
         for start in range(0, self._sets, at_once):
             chunk = slice(start, start + at_once)

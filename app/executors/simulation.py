@@ -31,7 +31,7 @@ from app.executors.reduction import components, reduce
 from app.executors.samples import Samples, counted, drawn, normalised
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
     from qiskit import QuantumCircuit
@@ -50,6 +50,9 @@ SEEDS = 2**63
 #: with three layers of rotations and CX, beside Aer with its parameters bound at run time: 6 qubits
 #: 0.01 : 0.9, 10 qubits 0.25 : 2.0.
 _VECTORISED_QUBITS = 10
+
+#: Amplitudes of all parameter sets that are simulated at once.
+_AMPLITUDES_AT_ONCE = 2**18
 
 #: Up to this width a state is kept and turned into one basis after another; beyond, each basis is a
 #: run of its own. Measured in s, kept against run, for five bases after three layers of rotations
@@ -131,6 +134,11 @@ class Simulation:
             and reduced.qubits <= _VECTORISED_QUBITS
             and statevectors.runs(reduced.steps)
         )
+
+    def sets_at_once(self, parts: Iterable[Reduced]) -> int:
+        """Give how many parameter sets of circuits that ``vectorises`` to simulate at once."""
+        widest = max((part.qubits for part in parts), default=0)
+        return max(1, _AMPLITUDES_AT_ONCE >> widest)
 
     def keeps(self, reduced: Reduced) -> bool:
         """Whether the state of a circuit can be held, to be read in one basis after another."""

@@ -27,6 +27,8 @@ _ALL_PAGES, _DATA_PAGES = 0, 5
 
 #: Children of a root worker run as this user plus their slot's number: nobody's account.
 FIRST_UID = 64000
+#: Files that a child with a GPU may have open: the driver opens its devices dozens of times.
+_GPU_OPEN_FILES = 1024
 #: Threads that a child of its own user may have: libgomp's, BLAS's, and some to spare.
 _MOST_THREADS = 256
 
@@ -100,7 +102,7 @@ def confine(
     _prctl(_PR_SET_DUMPABLE, 0)
     files_restricted = files.restrict(readable, devices)
     _drop_capabilities()
-    return files_restricted, filter_system_calls()
+    return files_restricted, filter_system_calls(gpu=gpu)
 
 
 def become(uid: int) -> None:
@@ -115,6 +117,7 @@ def _limit(*, memory_bytes: int, open_files: int, gpu: bool) -> None:
         # CUDA reserves more addresses than the machine has memory, and sizes files that lie in
         # memory only; Landlock keeps it from all others. What it fills counts as data.
         memory = [(resource.RLIMIT_DATA, _pages(_DATA_PAGES) + memory_bytes)]
+        open_files = max(open_files, _GPU_OPEN_FILES)
     else:
         memory = [
             (resource.RLIMIT_AS, _pages(_ALL_PAGES) + memory_bytes),

@@ -16,10 +16,12 @@ _SECCOMP_MODE_FILTER = 2
 
 # Classic BPF over ``struct seccomp_data``: number at 0, architecture at 4, lower half of the first
 # argument at 16 (linux/seccomp.h).
-_LOAD, _EQUAL, _AT_LEAST, _HAS_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
-# SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO with EPERM, and with ENOSYS.
-_ALLOW, _REFUSE, _UNKNOWN = 0x7FFF0000, 0x00050001, 0x00050026
+_LOAD, _EQUAL, _AT_LEAST, _HAS_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+# SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO with EPERM, with ENOSYS, and with ENOENT.
+_ALLOW, _REFUSE, _UNKNOWN, _ABSENT = 0x7FFF0000, 0x00050001, 0x00050026, 0x00050002
+#: A socket's domain and type, without its flags, that CUDA asks for its multi-process service with.
+_AF_UNIX, _SOCK_SEQPACKET, _SOCK_TYPE = 1, 5, 0xF
 _X32 = 0x40000000
 _CLONE_THREAD = 0x00010000
 
@@ -38,6 +40,8 @@ class _Machine:
     clone: int
     #: as above, but its flags lie in memory; ENOSYS makes the C library use the other.
     clone3: int
+    socket: int
+    connect: int
 
 
 #: Order of the forbidden: socket socketpair bind listen accept accept4 connect | ptrace
@@ -68,6 +72,8 @@ _MACHINES = {
         own_process=(62, 234, 302),
         clone=56,
         clone3=435,
+        socket=41,
+        connect=42,
     ),
     "aarch64": _Machine(
         architecture=0xC00000B7,
@@ -87,19 +93,25 @@ _MACHINES = {
         own_process=(129, 131, 261),
         clone=220,
         clone3=435,
+        socket=198,
+        connect=203,
     ),
 }
 
 
-def filter_system_calls() -> bool:
+def filter_system_calls(*, gpu: bool = False) -> bool:
     """Refuse them to this process from now on; whether this machine is known.
 
     ``no_new_privs`` must be set before.
+
+    Args:
+        gpu: whether CUDA must start. It looks for its multi-process service, by a socket that it
+            makes and connects, and goes on without one where nothing is there: it is told so.
     """
     machine = _MACHINES.get(platform.machine())
     if machine is None:
         return False
-    program = _program(machine, pid=os.getpid())
+    program = _program(machine, pid=os.getpid(), gpu=gpu)
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
@@ -108,7 +120,7 @@ def filter_system_calls() -> bool:
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, pointer, 0, 0) == 0)
 
 
-def _program(machine: _Machine, *, pid: int) -> list[tuple[int, int, int, int]]:
+def _program(machine: _Machine, *, pid: int, gpu: bool) -> list[tuple[int, int, int, int]]:
     """Instructions: code, jump if true, jump if false, operand; jumps skip so many."""
     # Written from the end: what lies behind an instruction says how far it has to jump.
     refuse, allow, unknown = (
@@ -142,6 +154,20 @@ def _program(machine: _Machine, *, pid: int) -> list[tuple[int, int, int, int]]:
         refuse,
         *program,
     ]
+    if gpu:
+        program = [
+            (_EQUAL, 0, 1, machine.connect),
+            (_RETURN, 0, 0, _ABSENT),
+            (_EQUAL, 0, 7, machine.socket),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT),
+            (_EQUAL, 0, 4, _AF_UNIX),
+            (_LOAD, 0, 0, _SECOND_ARGUMENT),
+            (_AND, 0, 0, _SOCK_TYPE),
+            (_EQUAL, 0, 1, _SOCK_SEQPACKET),
+            allow,
+            refuse,
+            *program,
+        ]
     program.insert(0, (_EQUAL, distance(2), 0, machine.clone3))
     program.insert(0, (_AT_LEAST, distance(1), 0, _X32))
     return [

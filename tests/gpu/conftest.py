@@ -33,6 +33,7 @@ def emulation(libraries: Emulation) -> Iterator[Emulation]:
     libraries.become()
     yield libraries
     libraries.become()
+    libraries.scramble_wires(on=False)
 
 
 @pytest.fixture
@@ -47,13 +48,21 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.executors.engines.simulation._BATCHED_QUBITS", 0)
 
 
-@pytest.fixture(params=["numpy", "custatevec", "custatevec, one state at a time"])
+@pytest.fixture(
+    params=[
+        "numpy",
+        "custatevec",
+        "custatevec, one state at a time",
+        "custatevec, wires reordered",
+    ]
+)
 def executor(
     request: pytest.FixtureRequest, emulation: Emulation, engines_only: None
 ) -> EngineExecutor:
     """The executor over each engine."""
     if "one state" in request.param:
         request.getfixturevalue("one_by_one")
+    emulation.scramble_wires(on="reordered" in request.param)
     if request.param == "numpy":
         engine = NumpyEngine(resources=RESOURCES)
         return EngineExecutor(

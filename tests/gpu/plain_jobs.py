@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from app.sandbox.protocol import Reply
-from tests.gpu.sandbox_jobs import reserve
+from tests.gpu.sandbox_jobs import reserve, sockets
 
 if TYPE_CHECKING:
     from app.sandbox.protocol import Request
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def perform(request: Request) -> Reply:
     """Do what the request's program id says."""
-    answer = {"reserve": reserve, "environment": environment}[request.program_id]()
+    jobs = {"reserve": reserve, "environment": environment, "sockets": sockets}
+    answer = jobs[request.program_id]()
     return Reply(result=orjson.dumps(answer), failure=None)
 
 

@@ -6,13 +6,16 @@ import ctypes
 import mmap
 import os
 import resource
+import socket
 from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
 
+from app.errors import ExecutionError
 from app.executors.engines import bindings
 from app.executors.engines.custatevec import CustatevecEngine
+from app.jobs.job import Failure
 from app.sandbox import perform as jobs
 from app.sandbox.protocol import Reply
 
@@ -35,6 +38,9 @@ def prepare() -> None:
 
 def perform(request: Request) -> Reply:
     """Do what the request's program id says, or run it as every child does."""
+    if request.program_id == "fail":
+        failure = Failure(code=ExecutionError.code, message="the GPU failed", details={})
+        return Reply(result=None, failure=failure)
     if request.program_id not in JOBS:
         return jobs.perform(request)
     answer = JOBS[request.program_id]()
@@ -88,4 +94,25 @@ def reserve() -> list[bool]:
     return possible
 
 
-JOBS = {"gpu": gpu, "abort": abort, "compute": compute, "reserve": reserve}
+def sockets() -> dict[str, str]:
+    """Look for the multi-process service as CUDA does, and for other things."""
+    answers = {}
+    for domain, kind in (
+        (socket.AF_UNIX, socket.SOCK_SEQPACKET),
+        (socket.AF_UNIX, socket.SOCK_STREAM),
+        (socket.AF_UNIX, socket.SOCK_DGRAM),
+        (socket.AF_INET, socket.SOCK_SEQPACKET),
+        (socket.AF_INET, socket.SOCK_STREAM),
+    ):
+        try:
+            with socket.socket(domain, kind | socket.SOCK_CLOEXEC) as made:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                made.connect("/")
+            answers[f"{domain.name} {kind.name}"] = "connected"
+        except OSError as exc:
+            answers[f"{domain.name} {kind.name}"] = type(exc).__name__
+    answers["files"] = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return answers
+
+
+JOBS = {"sockets": sockets, "gpu": gpu, "abort": abort, "compute": compute, "reserve": reserve}

@@ -20,6 +20,7 @@ from app.executors.custatevec import EngineExecutor, custatevec_executor
 from app.executors.engines import branching
 from app.executors.engines.gates import GATES
 from app.executors.engines.reference import NumpyEngine
+from app.executors.engines.simulation import EngineSimulation
 from app.executors.lowering import lower
 from app.primitives.programs import (
     CalibrationProgram,
@@ -402,7 +403,117 @@ def test_expectation_values_are_those_of_qiskits_estimator(
     expected = StatevectorEstimator().run([(ansatz(), operators, sweep)]).result()[0].data
     assert values(result).shape == expected.evs.shape == (4, 2)
     np.testing.assert_allclose(values(result), expected.evs, atol=1e-7)
-    assert values(result, "stds").tolist() == np.full((4, 2), 1e-9).tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_estimate_means_what_it_means_on_the_cpu(executor: EngineExecutor, seed: int) -> None:
+    """Its error is that of the shots that the precision stands for, basis by basis."""
+    rng = np.random.default_rng(seed)
+    terms = {"".join(rng.choice(list("IIXYZ01+l"), 5)): rng.normal() for _ in range(8)}
+    sweep = rng.uniform(0, 6, (6, 2))
+    pub = estimator_pub(ansatz(), [terms], sweep, shots=20_000)
+
+    here, there = (estimate(pub, aer=each) for each in (executor, AER))
+
+    errors, sampled = values(here, "stds"), values(there, "stds")
+    # A standard error from 20 000 shots is off by 1 % or so: 5 sigma.
+    np.testing.assert_allclose(errors, sampled, rtol=0.05, atol=1e-12)
+    assert (abs(values(here) - values(there)) < 5 * np.sqrt(2) * errors + 1e-12).all()
+    np.testing.assert_array_equal(values(here, "ensemble_standard_error"), errors)
+    for name in ("shots", "measurement_bases", "qubits_simulated", "component_qubits"):
+        assert provenance(here)[name] == provenance(there)[name]
+
+
+def test_what_is_certain_has_no_noise(executor: EngineExecutor) -> None:
+    circuit = QuantumCircuit(3)
+    circuit.x(0)
+    circuit.h(1)
+    circuit.cx(1, 2)
+    pub = estimator_pub(circuit, [{"IIZ": 1.0}, {"ZZI": 2.0, "XXI": 1.0, "III": 0.5}], shots=100)
+
+    result = estimate(pub, aer=executor)
+
+    # What is left is rounding: of squares, about 1e-16.
+    np.testing.assert_allclose(values(result), [-1.0, 3.5], atol=1e-8)
+    np.testing.assert_allclose(values(result, "stds"), 0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("limit", ["_MOST_PAULIS", "_MOST_OF_ALL"])
+def test_a_basis_that_is_too_long_is_read_by_shots(
+    executor: EngineExecutor, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Its square would have as many Paulis as it has pairs of terms."""
+    sweep = np.array([[0.3, 0.4]])
+    pub = estimator_pub(ansatz(), [{"IIIZZ": 1.0, "IIZZI": 1.0, "ZIIIZ": 0.5}], sweep, shots=4096)
+    exact = estimate(pub, aer=executor)
+    monkeypatch.setattr(f"app.executors.expectations.{limit}", 3)
+
+    read = estimate(pub, aer=executor)
+
+    assert "shot_noise" in provenance(exact)
+    assert "shot_noise" not in provenance(read)
+    assert abs(values(read) - values(exact)) < 5 * np.sqrt(2) * values(exact, "stds")
+    # A standard error from 4096 shots is off by 2 % or so: 5 sigma.
+    np.testing.assert_allclose(values(read, "stds"), values(exact, "stds"), rtol=0.1)
+
+
+def test_many_projectors_are_read_by_shots(executor: EngineExecutor) -> None:
+    """Written in Paulis, they would be 2^14 terms."""
+    circuit = QuantumCircuit(14)
+    circuit.x(13)
+
+    result = estimate(estimator_pub(circuit, [{"1" + "0" * 13: 2.0}], shots=100), aer=executor)
+
+    assert values(result).tolist() == [2.0]
+
+
+def test_sweeps_of_estimators_are_states_side_by_side(
+    emulation: Emulation, engines_only: None
+) -> None:
+    executor = custatevec_executor(resources=RESOURCES)
+    sweep = np.random.default_rng(1).uniform(0, 6, (50, 2))
+    pub = estimator_pub(ansatz(), [{"XXIII": 1.0, "IZZYI": 2.0, "ZYIIX": 0.3}], sweep)
+    before = {kind: emulation.calls(kind) for kind in Calls}
+
+    estimate(pub, aer=executor)
+
+    # One state for each of the circuit's two parts holds all sets.
+    done = {kind: emulation.calls(kind) - before[kind] for kind in Calls}
+    assert (done[Calls.CREATED], done[Calls.EXPECTED]) == (2, 0)
+    assert done[Calls.BATCHED] > 0
+
+
+def test_an_observable_is_estimated_at_its_own_parameters_only(
+    emulation: Emulation, engines_only: None, one_by_one: None
+) -> None:
+    observables = [{"IIIIZ": 1.0}, {"IIIZZ": 1.0}, {"IIXII": 1.0}]
+    sweep = np.random.default_rng(1).uniform(0, 6, (3, 2))
+    executor = custatevec_executor(resources=RESOURCES)
+    asked: list[int] = []
+    plain = EngineSimulation.expectations
+
+    def counted(self: EngineSimulation, reduced: Any, angles: Any, paulis: Any) -> Any:
+        asked.append(len(paulis) * len(angles))
+        return plain(self, reduced, angles, paulis)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EngineSimulation, "expectations", counted)
+        result = estimate(estimator_pub(ansatz(), observables, sweep, shots=10**18), aer=executor)
+
+    assert sum(asked) == 3
+    operators = [SparsePauliOp(next(iter(each))) for each in observables]
+    expected = StatevectorEstimator().run([(ansatz(), operators, sweep)]).result()[0].data.evs
+    np.testing.assert_allclose(values(result), expected, atol=1e-7)
+
+
+def test_small_circuits_are_estimated_without_the_gpu(emulation: Emulation) -> None:
+    executor = custatevec_executor(resources=RESOURCES)
+    before = emulation.calls(Calls.CREATED)
+
+    result = estimate(estimator_pub(ansatz(), [{"ZZZZZ": 1.0}], [0.3, 0.4]), aer=executor)
+
+    assert emulation.calls(Calls.CREATED) == before
+    assert result.metadata["device"] == "CPU"
 
 
 def test_projectors_are_observables_too(executor: EngineExecutor) -> None:
@@ -514,6 +625,24 @@ def test_the_precision_is_an_option(emulation: Emulation, engines_only: None) ->
     assert joined_counts(single) == joined_counts(double)
     with pytest.raises(InvalidProgram, match=r"precision: 'half'; 'single' and 'double'"):
         sample(pub, options={"experimental": {"precision": "half"}}, aer=executor)
+
+
+def test_a_precision_that_could_not_be_had_is_no_end(
+    emulation: Emulation, engines_only: None
+) -> None:
+    """The engine of the other one was closed for it by then."""
+    circuit = quantum_volume(4, 2, seed=5)
+    circuit.measure_all()
+    executor = custatevec_executor(resources=RESOURCES)
+    pub = sampler_pub(circuit, shots=100)
+    before = joined_counts(sample(pub, aer=executor))
+    emulation.become(gpus=0)
+    with pytest.raises(ExecutionError, match="no GPU"):
+        sample(pub, options={"experimental": {"precision": "single"}}, aer=executor)
+
+    emulation.become()
+
+    assert joined_counts(sample(pub, aer=executor)) == before
 
 
 def test_a_result_says_what_ran_where(emulation: Emulation) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
 from qiskit.circuit.library import MCPhaseGate, MCXGate, UnitaryGate, quantum_volume
 from qiskit.circuit.random import random_circuit
 from qiskit.quantum_info import Pauli, Statevector, random_unitary
 
 from app.errors import ExecutionError, ProgramTooLarge
 from app.executors import Resources
+from app.executors.angles import Angles
 from app.executors.engines import Gate, bindings
 from app.executors.engines.branching import EngineCore
 from app.executors.engines.custatevec import CustatevecEngine
@@ -28,14 +32,15 @@ if TYPE_CHECKING:
 
 RESOURCES = Resources(threads=3, memory_bytes=1 << 30, max_result_bytes=1 << 20)
 #: engine → how far a probability may be off after some dozens of gates.
-TOLERANCES = {"numpy": 1e-12, "double": 1e-12, "single": 1e-5}
+TOLERANCES = {"numpy": 1e-12, "double": 1e-12, "single": 1e-5, "double, wires reordered": 1e-12}
 
 
 @pytest.fixture(params=TOLERANCES)
 def engine(request: pytest.FixtureRequest, emulation: Emulation) -> StateVectorEngine:
     if request.param == "numpy":
         return NumpyEngine(resources=RESOURCES)
-    return CustatevecEngine(precision=request.param)
+    emulation.scramble_wires(on="reordered" in request.param)
+    return CustatevecEngine(precision=request.param.partition(",")[0])
 
 
 @pytest.fixture
@@ -103,6 +108,88 @@ def test_wide_gates_are_applied_whole(
 
     assert sum(len(step.qubits) == len(qubits) for step in steps) == 2
     np.testing.assert_allclose(found, Statevector(circuit).probabilities(), atol=tolerance)
+
+
+@pytest.mark.parametrize("sets", [1, 4, 7])
+@pytest.mark.parametrize("kind", ["single", "double", "double, wires reordered"])
+def test_states_side_by_side_are_what_each_is_alone(
+    emulation: Emulation, kind: str, sets: int
+) -> None:
+    emulation.scramble_wires(on="reordered" in kind)
+    angles = Angles((a := Parameter("a"), b := Parameter("b")))
+    circuit = QuantumCircuit(4)
+    for qubit in range(4):
+        circuit.ry(a + qubit, qubit)
+        circuit.crx(b, qubit, (qubit + 1) % 4)
+    circuit.swap(0, 2)
+    circuit.rzz(a, 1, 2)
+    steps = lower(circuit, GATES, angles)
+    values = np.random.default_rng(3).uniform(0, 6, (sets, 2))
+    labels = ["IIIX", "XYIZ", "ZIIZ", "YYYY", "IIII", "IZXI"]
+    paulis = [
+        {qubit: each for qubit, each in enumerate(reversed(label)) if each != "I"}
+        for label in labels
+    ]
+    engine = CustatevecEngine(precision=kind.partition(",")[0])
+
+    found = engine.batch_expectations(steps, 4, angles.at(values), paulis)
+    chances = engine.batch_probabilities(steps, 4, angles.at(values), [2, 0])
+
+    states = [
+        Statevector(circuit.assign_parameters(dict(zip((a, b), v, strict=True)))) for v in values
+    ]
+    tolerance = 10 * TOLERANCES[kind]
+    expected = [
+        [state.expectation_value(Pauli(label)).real for state in states] for label in labels
+    ]
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    np.testing.assert_allclose(
+        chances, [state.probabilities([2, 0]) for state in states], atol=tolerance
+    )
+
+
+def test_shots_and_copies_are_of_states_with_their_wires_in_order(emulation: Emulation) -> None:
+    emulation.scramble_wires()
+    engine = CustatevecEngine()
+    engine.start(4)
+    engine.apply(gate_of(lower(_rotation(), GATES)[0]))
+    assert engine.wire_order() == [3, 0, 1, 2]
+
+    kept = engine.keep()
+
+    assert engine.wire_order() == [0, 1, 2, 3]
+    engine.start(4, kept)
+    assert engine.wire_order() == [0, 1, 2, 3]
+    np.testing.assert_allclose(engine.probabilities([0]), [np.cos(0.4) ** 2, np.sin(0.4) ** 2])
+
+
+def test_a_copy_is_made_into_a_state_that_was_left_in_another_order(emulation: Emulation) -> None:
+    emulation.scramble_wires()
+    engine = CustatevecEngine()
+    engine.start(4)
+    engine.apply(gate_of(lower(_rotation(), GATES)[0]))
+    first = engine.keep()
+    engine.apply(Gate(np.array([1, 1j]), (0,)))
+    engine.wait()
+    engine.start(4, first)
+
+    second = engine.keep()
+
+    engine.start(4, second)
+    np.testing.assert_allclose(engine.probabilities([0]), [np.cos(0.4) ** 2, np.sin(0.4) ** 2])
+
+
+def test_a_workspace_is_given_back(emulation: Emulation) -> None:
+    engine, used = CustatevecEngine(), emulation.bytes_in_use
+    circuit = QuantumCircuit(2)
+    circuit.ry(angle := Parameter("a"), 0)
+    angles = Angles((angle,))
+
+    engine.batch_probabilities(lower(circuit, GATES, angles), 2, np.zeros((8, 1)), [0])
+
+    assert emulation.bytes_in_use - used == 16 * 2**5
+    engine.close()
+    assert emulation.bytes_in_use == used
 
 
 def test_swaps_only_rename_qubits(emulation: Emulation) -> None:
@@ -266,12 +353,67 @@ def test_what_the_library_refuses_is_too_large_as_well(
     assert emulation.bytes_in_use == used
 
 
-def test_a_gpu_that_is_lost_is_no_want_of_memory(emulation: Emulation) -> None:
+def test_a_gpu_that_is_lost_is_no_want_of_memory(
+    emulation: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = CustatevecEngine()
     emulation.become(gpus=0)
 
-    with pytest.raises(ExecutionError, match=r"did not give a state of 3 qubits: .*CUDA_ERROR"):
+    with pytest.raises(ExecutionError, match=r"GPU failed: the CUDA driver has no GPU 0: "):
         engine.start(3)
+    monkeypatch.setattr(CustatevecEngine, "_missing_bytes", lambda *_: 0)
+    with pytest.raises(ExecutionError, match=r"the GPU failed with 3 qubits: .*CUDA_ERROR"):
+        engine.start(3)
+
+
+def test_errors_during_a_run_are_translated(
+    emulation: Emulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full GPU may have no room for what a call needs besides the state."""
+    engine = CustatevecEngine()
+    status, error = engine._plain.Status, engine._error
+    engine.start(4)
+
+    def failing(kind: int) -> None:
+        def fail(*_: object) -> None:
+            raise error(kind)
+
+        monkeypatch.setattr(engine, "_ex", SimpleNamespace(**vars(engine._ex) | {"sample": fail}))
+
+    failing(status.ALLOC_FAILED)
+    with pytest.raises(ProgramTooLarge, match=r"4 qubits .*ALLOC_FAILED"):
+        engine.sample([0], np.array([0.5]))
+    # The library may call it this; a GPU with room has another problem.
+    failing(status.CUDA_ERROR)
+    with pytest.raises(ExecutionError, match=r"GPU failed with 4 qubits: .*CUDA_ERROR"):
+        engine.sample([0], np.array([0.5]))
+    emulation.become(memory_bytes=emulation.bytes_in_use + 100)
+    with pytest.raises(ProgramTooLarge, match=r"4 qubits .*CUDA_ERROR"):
+        engine.sample([0], np.array([0.5]))
+    failing(status.EXECUTION_FAILED)
+    with pytest.raises(ExecutionError, match=r"GPU failed with 4 qubits: .*EXECUTION_FAILED"):
+        engine.sample([0], np.array([0.5]))
+
+
+@pytest.mark.parametrize("status", ["NOT_SUPPORTED", "INTERNAL_ERROR"])
+def test_a_gpu_without_emulated_arithmetic_may_say_so(
+    emulation: Emulation, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    engine, used = CustatevecEngine(), emulation.bytes_in_use
+
+    def refuse(*_: object) -> None:
+        raise engine._error(engine._plain.Status[status])
+
+    other = SimpleNamespace(**vars(engine._ex) | {"state_vector_set_math_mode": refuse})
+    monkeypatch.setattr(engine, "_ex", other)
+
+    with (
+        nullcontext() if status == "NOT_SUPPORTED" else pytest.raises(ExecutionError, match=status)
+    ):
+        engine.start(3)
+
+    engine.close()
+    assert emulation.bytes_in_use == used
 
 
 def test_without_memory_for_a_copy_nothing_is_kept(emulation: Emulation) -> None:

@@ -153,6 +153,30 @@ def test_addresses_are_free_where_cuda_is_and_memory_is_not(pool: SandboxPool) -
     assert answered(pool, "reserve") == [True, True, False]
 
 
+def test_cuda_may_look_for_its_multi_process_service_and_for_nothing_else(
+    pool: SandboxPool,
+) -> None:
+    """It asks for exactly this socket when it starts, and takes ENOENT for an answer."""
+    assert answered(pool, "sockets") == {
+        "AF_UNIX SOCK_SEQPACKET": "FileNotFoundError",
+        "AF_UNIX SOCK_STREAM": "PermissionError",
+        "AF_UNIX SOCK_DGRAM": "PermissionError",
+        "AF_INET SOCK_SEQPACKET": "PermissionError",
+        "AF_INET SOCK_STREAM": "PermissionError",
+        "files": "1024",
+    }
+
+
+def test_a_child_that_failed_is_replaced_as_its_gpu_may_be_lost_to_it(pool: SandboxPool) -> None:
+    pid = answered(pool, "gpu")["pid"]
+    assert answered(pool, "gpu")["pid"] == pid
+
+    reply = pool.slots[0].run(owner="o", request=asked("fail"), time_limit_s=30)
+
+    assert reply.failure is not None
+    assert answered(pool, "gpu")["pid"] != pid
+
+
 def test_a_child_without_a_gpu_is_confined_as_ever(libraries: Emulation) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # An ordinary zygote has no library path: the libraries are not even found.
@@ -165,6 +189,7 @@ def test_a_child_without_a_gpu_is_confined_as_ever(libraries: Emulation) -> None
         )
     try:
         assert answered(pool, "reserve") == [False, False, False]
+        assert set(answered(pool, "sockets").values()) == {"PermissionError", "64"}
         assert answered(pool, "environment") == {"cuda": [], "library_path": None}
     finally:
         pool.close()

@@ -45,6 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("QFLEET_EXECUTORS", "QFLEET_SLOTS"):
         # What a command changes is put back when the test ends.
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("QFLEET_REDIS_URL", "redis://lab")
     return became
 
 
@@ -73,7 +74,8 @@ def test_a_survey_tries_the_library_in_another_process(
     ("environment", "reason"),
     [
         ({"EMULATED_GPUS": "0"}, "does not start: CUDA_ERROR_NO_DEVICE"),
-        ({"EMULATED_GPU_BYTES": "16"}, "cuStateVec cannot be used: 1 qubits in double"),
+        ({"EMULATED_CUDA": "12080"}, "for CUDA 12.8; CUDA 13 needs driver 580 or newer"),
+        ({"EMULATED_GPU_BYTES": "16"}, "cuStateVec cannot be used: 3 qubits in double"),
         ({"LD_LIBRARY_PATH": ""}, "no CUDA driver: libcuda.so.1 cannot be loaded"),
     ],
 )

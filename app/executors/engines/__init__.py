@@ -112,3 +112,16 @@ class Batches(Protocol):
             ProgramTooLarge: there is no memory for all states.
         """
         ...
+
+    def batch_expectations(
+        self,
+        steps: Sequence[Step],
+        qubits: int,
+        angles: npt.NDArray[np.float64],
+        paulis: Sequence[Pauli],
+    ) -> npt.NDArray[np.float64]:
+        """Expectation value of every Pauli at every parameter set, shape ``(paulis, sets)``.
+
+        The arguments and errors are those of ``batch_probabilities``.
+        """
+        ...

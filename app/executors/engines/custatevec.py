@@ -6,17 +6,18 @@ asked first. Amplitudes are in the order of qubits as long as one device holds t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from app.errors import ExecutionError, ProgramTooLarge
 from app.executors.admission import GIB, size_text
 from app.executors.engines import Gate, bindings, devices
-from app.executors.engines.gates import SWAP, gates_at
+from app.executors.engines.gates import SWAP, TO_Z, gates_at, parities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     import numpy.typing as npt
@@ -41,6 +42,17 @@ _RESERVED_SHARE = 0.03
 _QUEUED_BYTES = 64 * 2**20
 #: Threads of the host that fuse gates; the library's documentation calls 4 to 16 good.
 _MOST_THREADS = 16
+_SAID_CHARS = 200
+
+
+class _Place(NamedTuple):
+    """Where a state lies, and what works on it there."""
+
+    #: of the amplitudes, in the GPU's memory.
+    pointer: int
+    stream: int
+    #: of the library's plain interface.
+    handle: int
 
 
 class CustatevecEngine:
@@ -85,6 +97,8 @@ class CustatevecEngine:
         self._state: int | None = None
         self._spare: list[int] = []
         self._all: list[int] = []
+        #: matrices that wait: nothing says that the library has copies of its own.
+        self._queued: list[npt.NDArray[np.complex128]] = []
         self._queued_bytes = 0
         self._updater = self._new_updater(min(threads, _MOST_THREADS), fusion)
 
@@ -101,21 +115,8 @@ class CustatevecEngine:
             ProgramTooLarge: the GPU has not enough memory.
             ExecutionError: the GPU does not work.
         """
-        self._forget()
-        if kept is not None:
-            if self._state is not None:
-                self._spare.append(self._state)
-            self._state = cast("int", kept)
-            return
-        if self._state is None or qubits != self._qubits:
-            self._give_back()
-            self._qubits = qubits
-            self._require_memory(qubits)
-            self._state = self._new_state()
-            return
-        # A run that failed may have left states that it kept.
-        self._spare = [state for state in self._all if state != self._state]
-        self._ex.state_vector_set_zero_state(self._state)
+        with self._understood():
+            self._start(qubits, kept)
 
     def apply(self, gate: Gate) -> None:
         """Queue a gate."""
@@ -134,51 +135,58 @@ class CustatevecEngine:
             0,
             len(gate.controls),
         )
+        self._queued.append(matrix)
         self._queued_bytes += matrix.nbytes
         if self._queued_bytes > _QUEUED_BYTES:
-            self._applied()
+            with self._understood():
+                self._applied()
 
     def probabilities(self, qubits: Sequence[int]) -> npt.NDArray[np.float64]:
         """Squared norms for all outcomes."""
-        state, sums = self._applied(), np.empty(2 ** len(qubits))
-        self._ex.abs2sum_array(state, sums.ctypes.data, list(qubits), len(qubits), 0, 0, 0)
-        self._ex.state_vector_synchronize(state)
+        with self._understood():
+            state, sums = self._applied(), np.empty(2 ** len(qubits))
+            self._ex.abs2sum_array(state, sums.ctypes.data, list(qubits), len(qubits), 0, 0, 0)
+            self._ex.state_vector_synchronize(state)
         return sums
 
     def sample(
         self, qubits: Sequence[int], points: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.int64]:
         """Read qubits once for every point."""
-        state, outcomes = self._applied(), np.empty(len(points), dtype=np.int64)
         points = np.ascontiguousarray(points, dtype=np.float64)
-        self._ex.sample(
-            state,
-            outcomes.ctypes.data,
-            list(qubits),
-            len(qubits),
-            points.ctypes.data,
-            len(points),
-            int(self._plain.SamplerOutput.RANDNUM_ORDER),
-            0,
-        )
-        self._ex.state_vector_synchronize(state)
+        with self._understood():
+            state, outcomes = self._applied(), np.empty(len(points), dtype=np.int64)
+            # Amplitudes that lie in another order would be walked in that one.
+            self._order(state)
+            self._ex.sample(
+                state,
+                outcomes.ctypes.data,
+                list(qubits),
+                len(qubits),
+                points.ctypes.data,
+                len(points),
+                int(self._plain.SamplerOutput.RANDNUM_ORDER),
+                0,
+            )
+            self._ex.state_vector_synchronize(state)
         return outcomes
 
     def expectations(self, paulis: Sequence[Pauli]) -> npt.NDArray[np.float64]:
         """Expectation value of every Pauli, in one call."""
-        state, values = self._applied(), np.empty(len(paulis))
         # The library reads the arrays during the call: they must live as long.
         codes = [np.array([_PAULIS[each] for each in p.values()], dtype=np.int32) for p in paulis]
         wires = [np.array(list(pauli), dtype=np.int32) for pauli in paulis]
-        self._ex.compute_expectation_on_pauli_basis(
-            state,
-            values.ctypes.data,
-            [array.ctypes.data for array in codes],
-            len(paulis),
-            [array.ctypes.data for array in wires],
-            [len(array) for array in wires],
-        )
-        self._ex.state_vector_synchronize(state)
+        with self._understood():
+            state, values = self._applied(), np.empty(len(paulis))
+            self._ex.compute_expectation_on_pauli_basis(
+                state,
+                values.ctypes.data,
+                [array.ctypes.data for array in codes],
+                len(paulis),
+                [array.ctypes.data for array in wires],
+                [len(array) for array in wires],
+            )
+            self._ex.state_vector_synchronize(state)
         return values
 
     def batch_probabilities(
@@ -188,66 +196,191 @@ class CustatevecEngine:
         angles: npt.NDArray[np.float64],
         read: Sequence[int],
     ) -> npt.NDArray[np.float64]:
-        """Probabilities of the outcomes of some qubits at every parameter set.
+        """Probabilities of the outcomes of some qubits at every parameter set."""
+        with self._understood(), self._batch(steps, qubits, angles) as (batch, wires):
+            squares = batch.squares([wires[qubit] for qubit in read])
+        # In single precision they add up to 1 but for 1e-6 or so.
+        totals = squares.sum(axis=1, keepdims=True)
+        normalised: npt.NDArray[np.float64] = squares / totals
+        return normalised
 
-        The states are the parts of a larger one: its upper qubits number the sets.
+    def batch_expectations(
+        self,
+        steps: Sequence[Step],
+        qubits: int,
+        angles: npt.NDArray[np.float64],
+        paulis: Sequence[Pauli],
+    ) -> npt.NDArray[np.float64]:
+        """Expectation value of every Pauli at every parameter set.
+
+        The library's call for Paulis knows no batches. Here all states are turned into one basis
+        after another, and of each Pauli's qubits the parities are summed up.
         """
+        values = np.empty((len(paulis), len(angles)))
+        with self._understood(), self._batch(steps, qubits, angles) as (batch, wires):
+            for basis, members in _by_basis(paulis):
+                turned = [
+                    (wires[qubit], TO_Z[each]) for qubit, each in basis.items() if each != "Z"
+                ]
+                for wire, matrix in turned:
+                    batch.apply(matrix[np.newaxis], [wire])
+                for member in members:
+                    squares = batch.squares([wires[qubit] for qubit in paulis[member]])
+                    values[member] = squares @ parities(len(paulis[member])) / squares.sum(axis=1)
+                for wire, matrix in turned:
+                    batch.apply(np.ascontiguousarray(matrix.conj().T)[np.newaxis], [wire])
+        return values
+
+    def keep(self) -> Kept | None:
+        """Put a copy of the state aside, in the memory of the same GPU."""
+        if len(self._gpus) > 1:
+            return None
+        with self._understood():
+            state = self._applied()
+            if not self._spare:
+                if self._missing_bytes(self._qubits) > 0:
+                    return None
+                self._spare.append(self._new_state())
+            copy = self._spare.pop()
+            self._order(state)
+            # What it held before may have left it in another order.
+            in_order = list(range(self._qubits))
+            self._ex.state_vector_reassign_wire_ordering(copy, in_order, self._qubits)
+            source, to = self._place(state), self._place(copy)
+            self._ex.state_vector_synchronize(state)
+            devices.copy(
+                self._gpus[0].index,
+                to=to.pointer,
+                source=source.pointer,
+                size=self._amplitude_bytes << self._qubits,
+                stream=to.stream,
+            )
+            self._ex.state_vector_synchronize(copy)
+        return copy
+
+    def wait(self) -> None:
+        """Apply what is queued, and return when that is done: for those who take the time."""
+        with self._understood():
+            self._ex.state_vector_synchronize(self._applied())
+
+    def wire_order(self) -> list[int]:
+        """Give the wire that is bit ``i`` of an amplitude's index, as the library has left them."""
+        with self._understood():
+            order: list[int] = self._wire_order(self._applied()).tolist()
+        return order
+
+    def close(self) -> None:
+        """Give all memory back; the engine is of no use any more."""
+        self._give_back()
+        self._ex.sv_updater_destroy(self._updater)
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Say what errors of the library and the driver mean."""
+        try:
+            yield
+        except self._error as exc:
+            if self._is_want_of_memory(exc):
+                raise self._too_large(self._qubits, str(exc)) from exc
+            message = f"the GPU failed with {self._qubits} qubits: {str(exc)[:_SAID_CHARS]}"
+            raise ExecutionError(message) from exc
+        except devices.NoMemory as exc:
+            raise self._too_large(self._qubits, str(exc)) from exc
+        except devices.NoGpu as exc:
+            raise ExecutionError(f"the GPU failed: {exc}") from exc
+
+    def _is_want_of_memory(self, error: Exception) -> bool:
+        status, known = getattr(error, "status", None), self._plain.Status
+        if status != known.CUDA_ERROR:
+            return status in (known.ALLOC_FAILED, known.DEVICE_ALLOCATOR_ERROR)
+        # That is whatever the driver may refuse. A GPU that answers, and is all but full, is full.
+        needed = 0 if self._state is not None else self._share(self._qubits)
+        try:
+            return any(
+                devices.free_bytes(gpu.index) < needed + 2 * self._reserved(gpu)
+                for gpu in self._gpus
+            )
+        except devices.NoGpu:
+            return False
+
+    def _start(self, qubits: int, kept: Kept | None) -> None:
+        self._forget()
+        if kept is not None:
+            if self._state is not None:
+                self._spare.append(self._state)
+            self._state = cast("int", kept)
+            return
+        if self._state is None or qubits != self._qubits:
+            self._give_back()
+            self._qubits = qubits
+            self._require_memory(qubits)
+            self._state = self._new_state()
+            return
+        # A run that failed may have left states that it kept.
+        self._spare = [state for state in self._all if state != self._state]
+        self._ex.state_vector_set_zero_state(self._state)
+
+    @contextmanager
+    def _batch(
+        self, steps: Sequence[Step], qubits: int, angles: npt.NDArray[np.float64]
+    ) -> Iterator[tuple[_Batch, list[int]]]:
+        """Give the states that a circuit ends in, and the wire of every qubit.
+
+        They are the parts of a larger state: its upper qubits number the parameter sets.
+
+        Raises:
+            ProgramTooLarge: there is no memory for all of them.
+        """
+        if len(self._gpus) > 1:
+            raise ExecutionError("states side by side have to be on one GPU")
         sets = len(angles)
         upper = (sets - 1).bit_length()
-        self.start(qubits + upper)
+        self._start(qubits + upper, None)
         for qubit in range(qubits, qubits + upper):
             # Not unitary: every part is to be |0…0> with norm 1.
             self.apply(Gate(_BOTH, (qubit,)))
         state = self._applied()
-        resources = self._ex.state_vector_get_resources_from_device_sub_sv(state, 0)
-        batch = _Batch(self._plain, handle=resources[3], pointer=resources[1], data_type=self._type)
+        self._order(state)
+        place = self._place(state)
+        batch = _Batch(
+            self._plain,
+            place,
+            data_type=self._type,
+            qubits=qubits,
+            sets=sets,
+            gpu=self._gpus[0].index,
+            synchronise=lambda: self._ex.state_vector_synchronize(state),
+        )
         wires = list(range(qubits))
         try:
             for step in steps:
                 if step.name == SWAP:
                     first, second = step.qubits
                     wires[first], wires[second] = wires[second], wires[first]
-                    continue
-                targets = [wires[qubit] for qubit in step.qubits]
-                batch.apply(gates_at(step, angles), targets, qubits=qubits, sets=sets)
-                if batch.waiting_bytes > _QUEUED_BYTES:
-                    self._ex.state_vector_synchronize(state)
-                    batch.forget()
-            squares = batch.squares([wires[qubit] for qubit in read], qubits=qubits, sets=sets)
+                else:
+                    batch.apply(gates_at(step, angles), [wires[qubit] for qubit in step.qubits])
+            yield batch, wires
         finally:
-            self._ex.state_vector_synchronize(state)
             batch.close()
-        # In single precision they add up to 1 but for 1e-6 or so.
-        totals = squares.sum(axis=1, keepdims=True)
-        normalised: npt.NDArray[np.float64] = squares / totals
-        return normalised
 
-    def keep(self) -> Kept | None:
-        """Put a copy of the state aside, in the memory of the same GPU."""
-        if len(self._gpus) > 1:
-            return None
-        state = self._applied()
-        if not self._spare:
-            if self._missing_bytes(self._qubits) > 0:
-                return None
-            self._spare.append(self._new_state())
-        copy = self._spare.pop()
-        _, source, _, _ = self._ex.state_vector_get_resources_from_device_sub_sv(state, 0)
-        _, to, stream, _ = self._ex.state_vector_get_resources_from_device_sub_sv(copy, 0)
-        size = self._amplitude_bytes << self._qubits
-        self._ex.state_vector_synchronize(state)
-        devices.copy(to=to, source=source, size=size, stream=stream)
-        self._ex.state_vector_synchronize(copy)
-        return copy
+    def _place(self, state: int) -> _Place:
+        _, pointer, stream, handle = self._ex.state_vector_get_resources_from_device_sub_sv(
+            state, 0
+        )
+        return _Place(pointer=pointer, stream=stream, handle=handle)
 
-    def wait(self) -> None:
-        """Apply what is queued, and return when that is done: for those who take the time."""
-        self._ex.state_vector_synchronize(self._applied())
+    def _order(self, state: int) -> None:
+        """Have wire ``i`` be bit ``i`` of the index of an amplitude, as the library may differ."""
+        wires = self._wire_order(state)
+        if (wires != np.arange(self._qubits)).any():
+            scatter = int(self._ex.PermutationType.SCATTER)
+            self._ex.state_vector_permute_index_bits(state, wires, self._qubits, scatter)
 
-    def close(self) -> None:
-        """Give all memory back; the engine is of no use any more."""
-        self._give_back()
-        self._ex.sv_updater_destroy(self._updater)
+    def _wire_order(self, state: int) -> npt.NDArray[np.int32]:
+        wires = np.empty(self._qubits, dtype=np.int32)
+        ordering = int(self._ex.StateVectorProperty.WIRE_ORDERING)
+        self._ex.state_vector_get_property(state, ordering, wires.ctypes.data, wires.nbytes)
+        return wires
 
     def _give_back(self) -> None:
         for state in self._all:
@@ -258,7 +391,7 @@ class CustatevecEngine:
         """Apply what is queued, and give the state."""
         if self._state is None:
             raise ExecutionError("the engine was asked before it was started")
-        if self._queued_bytes:
+        if self._queued:
             try:
                 self._ex.sv_updater_apply(self._updater, self._state, 0, 0)
             finally:
@@ -266,8 +399,9 @@ class CustatevecEngine:
         return self._state
 
     def _forget(self) -> None:
-        if self._queued_bytes:
+        if self._queued:
             self._ex.sv_updater_clear(self._updater)
+            self._queued.clear()
             self._queued_bytes = 0
 
     def _new_updater(self, threads: int, fusion: int | None) -> int:
@@ -285,19 +419,25 @@ class CustatevecEngine:
     def _new_state(self) -> int:
         settings = self._settings()
         try:
-            state = int(self._ex.state_vector_create_single_process(settings, [], 0, 0))
-        except self._error as exc:
-            if getattr(exc, "status", None) == self._plain.Status.ALLOC_FAILED:
-                raise self._too_large(self._qubits, str(exc)) from exc
-            message = f"the GPU did not give a state of {self._qubits} qubits: {str(exc)[:200]}"
-            raise ExecutionError(message) from exc
+            # On the default stream, as all else: work on two states is done in turn.
+            state = int(self._ex.state_vector_create_single_process(settings, 0, 0, 0))
         finally:
             self._ex.dictionary_destroy(settings)
-        # What the library may do instead differs from GPU to GPU.
-        exact = self._plain.MathMode.DISALLOW_FP32_EMULATED_BF16X9
-        self._ex.state_vector_set_math_mode(state, exact)
         self._all.append(state)
+        self._be_exact(state)
         return state
+
+    def _be_exact(self, state: int) -> None:
+        """Forbid emulated single precision: whether there is any differs from GPU to GPU."""
+        statuses = self._plain.Status
+        try:
+            self._ex.state_vector_set_math_mode(
+                state, self._plain.MathMode.DISALLOW_FP32_EMULATED_BF16X9
+            )
+        except self._error as exc:
+            # A GPU that has none may say so.
+            if getattr(exc, "status", None) not in (statuses.NOT_SUPPORTED, statuses.ARCH_MISMATCH):
+                raise
 
     def _settings(self) -> int:
         indices = [gpu.index for gpu in self._gpus]
@@ -325,10 +465,15 @@ class CustatevecEngine:
 
     def _missing_bytes(self, qubits: int) -> int:
         """How much more memory the fullest GPU would have to have for another state."""
-        share: int = self._amplitude_bytes * 2**qubits // len(self._gpus)
         return max(
-            share + self._reserved(gpu) - devices.free_bytes(gpu.index) for gpu in self._gpus
+            self._share(qubits) + self._reserved(gpu) - devices.free_bytes(gpu.index)
+            for gpu in self._gpus
         )
+
+    def _share(self, qubits: int) -> int:
+        """Memory of a state on each GPU."""
+        share: int = self._amplitude_bytes * 2**qubits // len(self._gpus)
+        return share
 
     def _reserved(self, gpu: devices.Gpu) -> int:
         reserved = max(_RESERVED_BYTES, int(gpu.memory_bytes * _RESERVED_SHARE))
@@ -345,7 +490,7 @@ class CustatevecEngine:
         message = (
             f"{qubits} qubits in {self.precision} precision would need {size_text(needed)} of"
             f" GPU memory; {size_text(free)} are free on {self.device}"
-            f"{f' ({said[:200]})' if said else ''}: {', '.join(remedies)}"
+            f"{f' ({said[:_SAID_CHARS]})' if said else ''}: {', '.join(remedies)}"
         )
         reported = min(needed, 2**63 - 1)
         return ProgramTooLarge(message, needed_bytes=reported, allowed_bytes=free)
@@ -357,59 +502,90 @@ class _Batch:
     Every call returns before it is done: what it reads must live until the state is synchronised.
     """
 
-    def __init__(self, plain: Any, *, handle: int, pointer: int, data_type: int) -> None:
-        self._plain = plain
-        self._handle = handle
-        self._pointer = pointer
-        self._type = data_type
-        self._read: list[npt.NDArray[Any]] = []
-        self._workspace = devices.Workspace()
-        self.waiting_bytes = 0
-
-    def apply(
+    def __init__(
         self,
-        matrices: npt.NDArray[np.complex128],
-        targets: Sequence[int],
+        plain: Any,
+        place: _Place,
         *,
+        data_type: int,
         qubits: int,
         sets: int,
+        gpu: int,
+        synchronise: Callable[[], None],
     ) -> None:
-        """Multiply every state by its matrix, or all by the only one."""
+        self._plain = plain
+        self._where = (place.handle, place.pointer, data_type, qubits, sets, 1 << qubits)
+        self._sets = sets
+        self._synchronise = synchronise
+        self._indices = np.arange(sets, dtype=np.int32)
+        self._read: list[npt.NDArray[np.complex128]] = []
+        self._read_bytes = 0
+        self._workspace = devices.Workspace(gpu)
+
+    def apply(self, matrices: npt.NDArray[np.complex128], targets: Sequence[int]) -> None:
+        """Multiply every state by its matrix, or all by the only one.
+
+        Args:
+            matrices: shape ``(sets, 2 ** k, 2 ** k)``, or 1 in the place of ``sets``.
+            targets: the wires, the first the least significant bit of an index of a matrix.
+        """
+        if self._read_bytes > _QUEUED_BYTES:
+            self._wait()
+        self._read.append(matrices)
+        self._read_bytes += matrices.nbytes
         kinds = self._plain.MatrixMapType
-        indices = np.arange(sets, dtype=np.int32)
-        self._read += [matrices, indices]
-        self.waiting_bytes += matrices.nbytes + indices.nbytes
-        first = (
-            *(self._handle, self._pointer, self._type, qubits, sets, 1 << qubits),
+        which = (
             int(kinds.BROADCAST if len(matrices) == 1 else kinds.MATRIX_INDEXED),
-            *(indices.ctypes.data, matrices.ctypes.data, _MATRIX_TYPE, _ROW_MAJOR, 0),
+            *(self._indices.ctypes.data, matrices.ctypes.data, _MATRIX_TYPE, _ROW_MAJOR, 0),
             len(matrices),
         )
         compute = int(self._plain.ComputeType.COMPUTE_DEFAULT)
+        handle, _, *state = self._where
         size = self._plain.apply_matrix_batched_get_workspace_size(
-            self._handle, *first[2:], len(targets), 0, compute
+            handle, *state, *which, len(targets), 0, compute
         )
         self._plain.apply_matrix_batched(
-            *first,
-            *(list(targets), len(targets), [], [], 0, compute),
+            *self._where,
+            *which,
+            *(list(targets), len(targets), 0, 0, 0, compute),
             *(self._workspace.of(size), size),
         )
 
-    def squares(self, wires: Sequence[int], *, qubits: int, sets: int) -> npt.NDArray[np.float64]:
+    def squares(self, wires: Sequence[int]) -> npt.NDArray[np.float64]:
         """Squared norms for all outcomes of some wires, shape ``(sets, 2 ** len(wires))``."""
-        sums = np.empty((sets, 2 ** len(wires)))
+        sums = np.empty((self._sets, 2 ** len(wires)))
         self._plain.abs2sum_array_batched(
-            *(self._handle, self._pointer, self._type, qubits, sets, 1 << qubits),
-            *(sums.ctypes.data, sums.shape[1], list(wires), len(wires), 0, [], 0),
+            *self._where,
+            *(sums.ctypes.data, sums.shape[1], list(wires), len(wires), 0, 0, 0),
         )
+        self._wait()
         return sums
-
-    def forget(self) -> None:
-        """Let go of what was read, once it was."""
-        self._read.clear()
-        self.waiting_bytes = 0
 
     def close(self) -> None:
         """Give the workspace back, once nothing uses it."""
-        self.forget()
-        self._workspace.close()
+        try:
+            self._wait()
+        finally:
+            self._workspace.close()
+
+    def _wait(self) -> None:
+        self._synchronise()
+        self._read.clear()
+        self._read_bytes = 0
+
+
+def _by_basis(paulis: Sequence[Pauli]) -> list[tuple[dict[int, str], list[int]]]:
+    """Give bases, qubit by qubit, and the indices of the Paulis that are read in each."""
+    bases: list[tuple[dict[int, str], list[int]]] = []
+    for index, pauli in enumerate(paulis):
+        fitting = (
+            each
+            for each in bases
+            if all(each[0].get(q, letter) == letter for q, letter in pauli.items())
+        )
+        basis, members = next(fitting, ({}, []))
+        if not members:
+            bases.append((basis, members))
+        basis.update(pauli)
+        members.append(index)
+    return bases

@@ -13,11 +13,17 @@ from functools import cache
 #: The driver's own library: it comes with the driver, whatever else is installed.
 _DRIVER = "libcuda.so.1"
 _NAME_BYTES = 256
-_SUCCESS = 0
+_SUCCESS, _OUT_OF_MEMORY = 0, 2
+#: Of CUDA, as drivers give it: 1000 × major + 10 × minor. The library that is pinned wants it.
+_LEAST_CUDA = 13000
 
 
-class NoGpu(Exception):
+class NoGpu(RuntimeError):
     """There is no GPU that could be used; the message says why."""
+
+
+class NoMemory(NoGpu):
+    """There is one, but its memory is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +50,27 @@ def find() -> tuple[Gpu, ...]:
 
 
 def free_bytes(index: int) -> int:
-    """Memory of a GPU that nobody uses.
+    """Memory of a GPU that nobody uses, once all work is done and all that was freed is back.
 
     Raises:
         NoGpu: it cannot be used.
     """
-    driver = _driver()
+    driver = _used(index)
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    _require(driver, driver.cuCtxSetCurrent(_context(index)), f"cannot use GPU {index}")
+    _require(driver, driver.cuCtxSynchronize(), f"has lost GPU {index}")
+    _trim(driver, index)
     code = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
     _require(driver, code, f"does not say how much memory of GPU {index} is free")
     return free.value
 
 
-def copy(*, to: int, source: int, size: int, stream: int) -> None:
+def copy(index: int, *, to: int, source: int, size: int, stream: int) -> None:
     """Copy within the memory of a GPU, after what else is queued on the stream.
 
     Raises:
         NoGpu: the driver refuses to.
     """
-    driver = _driver()
+    driver = _used(index)
     code = driver.cuMemcpyDtoDAsync_v2(
         ctypes.c_uint64(to), ctypes.c_uint64(source), ctypes.c_size_t(size), ctypes.c_void_p(stream)
     )
@@ -71,9 +78,10 @@ def copy(*, to: int, source: int, size: int, stream: int) -> None:
 
 
 class Workspace:
-    """Memory of the GPU in use, for whoever needs some for a moment; it only grows."""
+    """Memory of a GPU, for whoever needs some for a moment; it only grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
+        self._index = index
         self._pointers: list[int] = []
         self._size = 0
 
@@ -81,13 +89,13 @@ class Workspace:
         """Give the address of at least so many bytes; 0 for none.
 
         Raises:
-            NoGpu: there is not so much memory.
+            NoMemory: there is not so much memory.
         """
         if size > self._size:
             # The smaller one may still be in use by calls that are not done.
-            pointer = ctypes.c_uint64()
-            code = _driver().cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size))
-            _require(_driver(), code, f"has no {size} bytes for a workspace")
+            pointer, driver = ctypes.c_uint64(), _used(self._index)
+            code = driver.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size))
+            _require(driver, code, f"has no {size} bytes for a workspace")
             self._pointers.append(pointer.value)
             self._size = size
         return self._pointers[-1] if size else 0
@@ -95,7 +103,7 @@ class Workspace:
     def close(self) -> None:
         """Give all of it back."""
         for pointer in self._pointers:
-            _driver().cuMemFree_v2(ctypes.c_uint64(pointer))
+            _used(self._index).cuMemFree_v2(ctypes.c_uint64(pointer))
         self._pointers, self._size = [], 0
 
 
@@ -106,6 +114,12 @@ def _driver() -> ctypes.CDLL:
     except OSError as exc:
         raise NoGpu(f"there is no CUDA driver: {_DRIVER} cannot be loaded") from exc
     _require(driver, driver.cuInit(0), "does not start")
+    version = ctypes.c_int()
+    _require(driver, driver.cuDriverGetVersion(ctypes.byref(version)), "does not say its version")
+    if version.value < _LEAST_CUDA:
+        major, minor = divmod(version.value // 10, 100)
+        message = f"the driver is one for CUDA {major}.{minor}; CUDA 13 needs driver 580 or newer"
+        raise NoGpu(message)
     return driver
 
 
@@ -118,6 +132,22 @@ def _context(index: int) -> ctypes.c_void_p:
     code = driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
     _require(driver, code, f"cannot use GPU {index}")
     return context
+
+
+def _used(index: int) -> ctypes.CDLL:
+    """Give the driver, to be asked about this GPU by this thread."""
+    driver = _driver()
+    _require(driver, driver.cuCtxSetCurrent(_context(index)), f"cannot use GPU {index}")
+    return driver
+
+
+def _trim(driver: ctypes.CDLL, index: int) -> None:
+    """Have the driver give back what it holds for later; what was freed counts as taken else."""
+    device, pool = ctypes.c_int(), ctypes.c_void_p()
+    _require(driver, driver.cuDeviceGet(ctypes.byref(device), index), f"has no GPU {index}")
+    # Some GPUs have no pools, and say so.
+    if driver.cuDeviceGetDefaultMemPool(ctypes.byref(pool), device) == _SUCCESS:
+        driver.cuMemPoolTrimTo(pool, ctypes.c_size_t(0))
 
 
 def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
@@ -138,4 +168,5 @@ def _require(driver: ctypes.CDLL, code: int, what: str) -> None:
     text = ctypes.c_char_p()
     driver.cuGetErrorName(code, ctypes.byref(text))
     error = (text.value or b"error %d" % code).decode()
-    raise NoGpu(f"the CUDA driver {what}: {error}")
+    kind = NoMemory if code == _OUT_OF_MEMORY else NoGpu
+    raise kind(f"the CUDA driver {what}: {error}")

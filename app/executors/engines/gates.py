@@ -27,6 +27,11 @@ GATES = statevectors.GATES | {_CONTROLLED_X, _CONTROLLED_PHASE, _UNITARY}
 SWAP = "swap"
 
 _X = np.array([[0, 1], [1, 0]], dtype=np.complex128)
+#: what turns the basis of a Pauli into that of Z.
+TO_Z = {
+    "X": np.array([[1, 1], [1, -1]], dtype=np.complex128) / np.sqrt(2),
+    "Y": np.array([[1, -1j], [1, 1j]], dtype=np.complex128) / np.sqrt(2),
+}
 _NO_ANGLES = np.empty((0, 1))
 
 
@@ -74,6 +79,15 @@ def gates_at(step: Step, angles: npt.NDArray[np.float64]) -> npt.NDArray[np.comp
         for j, entry in enumerate(row):
             matrices[:, i, j] = entry
     return matrices
+
+
+@cache
+def parities(bits: int) -> npt.NDArray[np.float64]:
+    """Give 1 for every outcome with an even number of ones, -1 for the others."""
+    signs = np.ones(1)
+    for _ in range(bits):
+        signs = np.concatenate((signs, -signs))
+    return signs
 
 
 @cache

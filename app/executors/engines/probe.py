@@ -92,12 +92,23 @@ def _used() -> int:
 
     engine = CustatevecEngine()
     # A state comes first: without it, a library that cannot work aborts the process.
-    engine.start(1)
-    engine.apply(Gate(np.array([[0, 1], [1, 0]], dtype=np.complex128), (0,)))
-    found = engine.probabilities([0]).tolist()
+    engine.start(3)
+    # |0…0> + |1…1>, by a gate and one with a control of every kind.
+    engine.apply(Gate(np.array([[1, 1], [1, -1]], dtype=np.complex128) / np.sqrt(2), (0,)))
+    flip = np.array([[0, 1], [1, 0]], dtype=np.complex128)
+    engine.apply(Gate(flip, (1,), (0,)))
+    engine.apply(Gate(np.kron(np.diag([1, 0]), np.eye(2)) + np.kron(np.diag([0, 1]), flip), (2, 1)))
+    chances = engine.probabilities([0, 1, 2])
+    values = engine.expectations([{0: "X", 1: "X", 2: "X"}, {0: "Z", 2: "Z"}])
+    outcomes = set(engine.sample([2, 0], np.array([0.1, 0.4, 0.6, 0.9])).tolist())
     engine.close()
-    if found != [0, 1]:
-        raise RuntimeError(f"an X gate gave the probabilities {found}")
+    right = np.allclose(chances, [0.5, 0, 0, 0, 0, 0, 0, 0.5]) and np.allclose(values, [1, 1])
+    if not right or outcomes != {0b00, 0b11}:
+        message = (
+            f"(|000> + |111>)/√2 has the probabilities {chances.tolist()}, gives {outcomes} for two"
+            f" of its qubits, and 1 is {values.tolist()}"
+        )
+        raise RuntimeError(message)
     return engine.largest_qubits
 
 

@@ -1,8 +1,7 @@
 """A GPU on a CPU: the driver and the part of cuStateVec that is used, in C.
 
 NVIDIA's own bindings are loaded; they find these libraries, because a library of the same name is
-in the process already. What this cannot show: asynchrony, fusion, reordered wires, real memory
-pressure, and speed.
+in the process already. How strict it is, and what it cannot show, is said in the sources.
 """
 
 from __future__ import annotations
@@ -75,6 +74,10 @@ class Emulation:
     def become(self, *, gpus: int = 1, memory_bytes: int = 1 << 30) -> None:
         """Be another machine."""
         self._cuda.emulated_machine(gpus, ctypes.c_size_t(memory_bytes))
+
+    def scramble_wires(self, *, on: bool = True) -> None:
+        """Have updaters leave the wires of a state in another order, as they may."""
+        self._custatevec.emulated_scrambling(int(on))
 
     def calls(self, kind: Calls) -> int:
         """How often something was done so far."""

@@ -1,9 +1,13 @@
 /* The part of cuStateVec 1.15 that an executor needs, on a CPU: for tests where there is no GPU.
  *
  * Written from the documentation in the public headers. Amplitudes lie in the memory of the
- * emulated driver (cuda.c) in the precision of the state, matrices are applied one after another,
- * and every call is over when it returns: neither asynchrony nor fusion nor a reordering of wires
- * can be seen here. Without a device, the updater aborts the process, as the library does. */
+ * emulated driver (cuda.c) in the precision of the state, and matrices are applied one after another.
+ *
+ * It is as strict as the documentation allows. A queued matrix is read when it is applied, not when
+ * it is queued. Results reach the caller's memory when the state is synchronised, and what a batch
+ * was given must still be there then, or the process is aborted. On request, every updater leaves
+ * the wires in another order, and a state that is used again begins in that one. Without a device, the updater aborts the process, as the library
+ * does. What cannot be seen: fusion, real asynchrony, mixed up host and device pointers. */
 #include <complex.h>
 #include <math.h>
 #include <stdint.h>
@@ -20,7 +24,9 @@ enum { SINGLE = 4, DOUBLE = 5 };
 enum { DENSE = 1, DIAGONAL = 2 };
 enum { STATE = 1, UPDATER = 2 };
 
+int cuCtxSetCurrent(void *context);
 int cuDeviceGetCount(int *count);
+int cuDevicePrimaryCtxRetain(void **context, int device);
 int cuMemAlloc_v2(uintptr_t *pointer, size_t bytes);
 int cuMemFree_v2(uintptr_t pointer);
 
@@ -31,12 +37,15 @@ typedef struct {
 typedef struct {
     int wires, type;
     void *amplitudes;
+    /* The wire that is bit i of an index. */
+    int32_t order[64];
 } state;
 
 typedef struct operation {
     int kind, targets, controls;
     int32_t target[64], control[64], value[64];
-    amplitude *matrix;
+    const void *matrix;
+    int type, row_major, adjoint;
     struct operation *next;
 } operation;
 
@@ -54,6 +63,34 @@ long emulated_calls(int kind) { return calls[kind]; }
 int emulated_fusion(void) { return last_fusion; }
 int emulated_threads(void) { return last_threads; }
 int emulated_devices(void) { return last_devices; }
+
+/* Whether updaters leave wires in another order. */
+static int scrambling;
+
+void emulated_scrambling(int on) { scrambling = on; }
+
+/* What is written to, or was read from, the caller's memory until the state is synchronised. */
+typedef struct memory {
+    void *there, *copy;
+    size_t bytes;
+    int is_result;
+    struct memory *next;
+} memory;
+
+static memory *pending;
+
+static void *later(const void *there, size_t bytes, int is_result) {
+    memory *added = malloc(sizeof(memory));
+    *added = (memory){(void *)there, malloc(bytes), bytes, is_result, pending};
+    if (!is_result) memcpy(added->copy, there, bytes);
+    pending = added;
+    return added->copy;
+}
+
+static void *result(void *there, size_t bytes) {
+    memset(there, 0xff, bytes);
+    return later(there, bytes, 1);
+}
 
 static size_t bytes_of(int type) { return type == SINGLE ? sizeof(float complex) : sizeof(amplitude); }
 
@@ -87,6 +124,12 @@ static int distinct(int wires, const int32_t *a, int many, const int32_t *b, int
         seen |= (uint64_t)1 << wire;
     }
     return 1;
+}
+
+static void bits_of(const state *vector, const int32_t *wires, int count, int32_t *bits) {
+    for (int k = 0; k < count; k++)
+        for (int bit = 0; bit < vector->wires; bit++)
+            if (vector->order[bit] == wires[k]) bits[k] = bit;
 }
 
 /* A copy of a matrix: its diagonal, or all of it, row by row. */
@@ -182,11 +225,16 @@ status custatevecExStateVectorCreateSingleProcess(state **vector, const dictiona
     cuDeviceGetCount(&present);
     if (!present) return CUDA_ERROR;
     if (made->kind != STATE || made->devices > present) return INVALID_CONFIGURATION;
+    if (!streams != !count) return INVALID_VALUE;
+    void *context;
+    cuDevicePrimaryCtxRetain(&context, 0);
+    cuCtxSetCurrent(context);
     if (cuMemAlloc_v2(&memory, bytes_of(made->type) << made->wires)) return ALLOC_FAILED;
     calls[CREATED]++;
     last_devices = made->devices;
     *vector = malloc(sizeof(state));
     **vector = (state){.wires = made->wires, .type = made->type, .amplitudes = (void *)memory};
+    for (int wire = 0; wire < made->wires; wire++) (*vector)->order[wire] = wire;
     return custatevecExStateVectorSetZeroState(*vector);
 }
 
@@ -197,7 +245,54 @@ status custatevecExStateVectorDestroy(state *vector) {
 }
 
 status custatevecExStateVectorSetMathMode(state *vector, int mode) { return mode < 0 || mode > 2 ? INVALID_VALUE : OK; }
-status custatevecExStateVectorSynchronize(state *vector) { return OK; }
+
+status custatevecExStateVectorSynchronize(state *vector) {
+    while (pending) {
+        memory *next = pending->next;
+        if (pending->is_result) {
+            memcpy(pending->there, pending->copy, pending->bytes);
+        } else if (memcmp(pending->there, pending->copy, pending->bytes)) {
+            fputs("what a call reads was changed before it was done\n", stderr);
+            abort();
+        }
+        free(pending->copy);
+        free(pending);
+        pending = next;
+    }
+    return OK;
+}
+
+enum { WIRE_ORDERING = 3 };
+
+status custatevecExStateVectorGetProperty(const state *vector, int property, void *value, size_t bytes) {
+    if (property != WIRE_ORDERING || bytes < vector->wires * sizeof(int32_t)) return INVALID_VALUE;
+    memcpy(value, vector->order, vector->wires * sizeof(int32_t));
+    return OK;
+}
+
+status custatevecExStateVectorReassignWireOrdering(state *vector, const int32_t *order, int32_t length) {
+    if (length != vector->wires || !distinct(length, order, length, NULL, 0)) return INVALID_VALUE;
+    memcpy(vector->order, order, length * sizeof(int32_t));
+    return OK;
+}
+
+/* Bit i of an index becomes bit `permutation[i]`, with the wire that it is. */
+status custatevecExStateVectorPermuteIndexBits(state *vector, const int32_t *permutation, int32_t length, int gather) {
+    if (gather || length != vector->wires) return INVALID_VALUE;
+    size_t all = (size_t)1 << vector->wires, size = bytes_of(vector->type);
+    char *before = malloc(all * size);
+    int32_t order[64];
+    memcpy(before, vector->amplitudes, all * size);
+    memcpy(order, vector->order, sizeof order);
+    for (int bit = 0; bit < length; bit++) vector->order[permutation[bit]] = order[bit];
+    for (size_t i = 0; i < all; i++) {
+        size_t to = 0;
+        for (int bit = 0; bit < length; bit++) to |= (i >> bit & 1) << permutation[bit];
+        memcpy((char *)vector->amplitudes + to * size, before + i * size, size);
+    }
+    free(before);
+    return OK;
+}
 
 status custatevecExStateVectorGetState(const state *vector, void *to, int type, int64_t begin, int64_t end, int32_t copies) {
     if (type != vector->type || begin < 0 || begin > end || end > (int64_t)1 << vector->wires) return INVALID_VALUE;
@@ -223,9 +318,11 @@ status custatevecExAbs2SumArray(const state *vector, double *sums, const int32_t
                                 const int32_t *mask, const int32_t *masked, int masks) {
     calls[SUMMED]++;
     if (!distinct(vector->wires, wires, count, masked, masks)) return INVALID_WIRE;
-    memset(sums, 0, sizeof(double) << count);
+    int32_t bits[64];
+    bits_of(vector, wires, count, bits);
+    sums = memset(result(sums, sizeof(double) << count), 0, sizeof(double) << count);
     for (size_t i = 0; i < (size_t)1 << vector->wires; i++)
-        sums[bits_at(i, wires, count)] += weight(vector->amplitudes, vector->type, i);
+        sums[bits_at(i, bits, count)] += weight(vector->amplitudes, vector->type, i);
     return OK;
 }
 
@@ -249,12 +346,15 @@ status custatevecExSample(const state *vector, int64_t *outcomes, const int32_t 
     size_t last = ((size_t)1 << vector->wires) - 1, index = 0;
     double norm = 0, sum = weight(vector->amplitudes, vector->type, 0);
     for (size_t i = 0; i <= last; i++) norm += weight(vector->amplitudes, vector->type, i);
+    int32_t bits[64];
+    bits_of(vector, wires, count, bits);
+    outcomes = result(outcomes, shots * sizeof(int64_t));
     draw *draws = malloc(shots * sizeof(draw));
     for (int shot = 0; shot < shots; shot++) draws[shot] = (draw){points[shot], shot};
     qsort(draws, shots, sizeof(draw), by_point);
     for (int k = 0; k < shots; k++) {
         while (sum <= draws[k].point * norm && index < last) sum += weight(vector->amplitudes, vector->type, ++index);
-        outcomes[draws[k].shot] = bits_at(index, wires, count);
+        outcomes[draws[k].shot] = bits_at(index, bits, count);
     }
     free(draws);
     return OK;
@@ -263,16 +363,19 @@ status custatevecExSample(const state *vector, int64_t *outcomes, const int32_t 
 status custatevecExComputeExpectationOnPauliBasis(const state *vector, double *values, const int32_t **paulis, int terms,
                                                   const int32_t **wires, const int32_t *lengths) {
     calls[EXPECTED]++;
+    values = result(values, terms * sizeof(double));
     for (int term = 0; term < terms; term++) {
         size_t flips = 0;
         double value = 0;
         if (!distinct(vector->wires, wires[term], lengths[term], NULL, 0)) return INVALID_VALUE;
+        int32_t bits[64];
+        bits_of(vector, wires[term], lengths[term], bits);
         for (int k = 0; k < lengths[term]; k++)
-            if (paulis[term][k] == 1 || paulis[term][k] == 2) flips |= (size_t)1 << wires[term][k];
+            if (paulis[term][k] == 1 || paulis[term][k] == 2) flips |= (size_t)1 << bits[k];
         for (size_t i = 0; i < (size_t)1 << vector->wires; i++) {
             amplitude factor = 1; /* <i|P|i ^ flips> */
             for (int k = 0; k < lengths[term]; k++) {
-                int bit = i >> wires[term][k] & 1;
+                int bit = i >> bits[k] & 1;
                 if (paulis[term][k] == 2) factor *= bit ? I : -I;
                 if (paulis[term][k] == 3 && bit) factor = -factor;
             }
@@ -316,7 +419,6 @@ status custatevecExSVUpdaterCreate(updater **queue, const dictionary *made, void
 status custatevecExSVUpdaterClear(updater *queue) {
     while (queue->first) {
         operation *next = queue->first->next;
-        free(queue->first->matrix);
         free(queue->first);
         queue->first = next;
     }
@@ -346,7 +448,8 @@ status custatevecExSVUpdaterEnqueueMatrix(updater *queue, const void *matrix, in
     if ((kind != DENSE && kind != DIAGONAL) || targets > (kind == DENSE ? 15 : 30)) return INVALID_VALUE;
     operation *added = calloc(1, sizeof(operation));
     *added = (operation){.kind = kind, .targets = targets, .controls = controls};
-    added->matrix = copied(matrix, type, kind, row_major, adjoint, targets);
+    added->matrix = matrix;
+    added->type = type, added->row_major = row_major, added->adjoint = adjoint;
     memcpy(added->target, target, targets * sizeof(int32_t));
     for (int k = 0; k < controls; k++) {
         added->control[k] = control[k];
@@ -364,10 +467,18 @@ status custatevecExSVUpdaterApply(updater *queue, state *vector, const double *n
     if (vector->type != queue->type) return INVALID_VALUE;
     for (operation *each = queue->first; each; each = each->next)
         if (!distinct(vector->wires, each->target, each->targets, each->control, each->controls)) return INVALID_WIRE;
-    for (operation *each = queue->first; each; each = each->next)
-        apply(vector->amplitudes, vector->type, vector->wires, each->matrix, each->kind, each->target, each->targets,
-              each->control, each->value, each->controls);
-    return OK;
+    for (operation *each = queue->first; each; each = each->next) {
+        int32_t target[64], control[64];
+        bits_of(vector, each->target, each->targets, target);
+        bits_of(vector, each->control, each->controls, control);
+        amplitude *matrix = copied(each->matrix, each->type, each->kind, each->row_major, each->adjoint, each->targets);
+        apply(vector->amplitudes, vector->type, vector->wires, matrix, each->kind, target, each->targets, control,
+              each->value, each->controls);
+        free(matrix);
+    }
+    int32_t turned[64];
+    for (int bit = 0; bit < vector->wires; bit++) turned[bit] = (bit + 1) % vector->wires;
+    return scrambling ? custatevecExStateVectorPermuteIndexBits(vector, turned, vector->wires, 0) : OK;
 }
 
 /* ---- many small states at once ---- */
@@ -391,6 +502,8 @@ status custatevecApplyMatrixBatched(void *handle, void *amplitudes, int type, ui
                                                  row_major, adjoint, count, targets, controls, compute, &needed);
     if (workspace_bytes < needed) return INSUFFICIENT_WORKSPACE;
     if (!distinct(wires, target, targets, control, controls) || stride < (int64_t)1 << wires) return INVALID_VALUE;
+    later(matrices, count * size, 0);
+    if (map) later(indices, states * sizeof(int32_t), 0);
     for (uint32_t each = 0; each < states; each++) {
         uint32_t which = map ? (uint32_t)indices[each] : 0;
         if (which >= count) return INVALID_VALUE;
@@ -405,6 +518,8 @@ status custatevecApplyMatrixBatched(void *handle, void *amplitudes, int type, ui
 status custatevecAbs2SumArrayBatched(void *handle, const void *amplitudes, int type, uint32_t wires, uint32_t states,
                                      int64_t stride, double *sums, int64_t sums_stride, const int32_t *ordering,
                                      uint32_t count, const int64_t *mask, const int32_t *masked, uint32_t masks) {
+    if (sums_stride != (int64_t)1 << count) return NOT_SUPPORTED; /* results are taken for one block */
+    sums = result(sums, states * sizeof(double) << count);
     for (uint32_t each = 0; each < states; each++) {
         const char *from = (const char *)amplitudes + each * stride * bytes_of(type);
         memset(sums + each * sums_stride, 0, sizeof(double) << count);
