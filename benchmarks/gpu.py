@@ -41,20 +41,20 @@ from qiskit.quantum_info import Pauli, Statevector
 
 from app.errors import ServiceError
 from app.executors import Resources
-from app.executors.angles import Angles
+from app.executors.circuits.angles import Angles
+from app.executors.circuits.lowering import lower
 from app.executors.engines import Gate, bindings, devices
 from app.executors.engines.branching import EngineCore
 from app.executors.engines.custatevec import CustatevecEngine
 from app.executors.engines.gates import GATES, SWAP, gate_of
 from app.executors.engines.reference import NumpyEngine
-from app.executors.lowering import lower
 from app.executors.native import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from app.executors.circuits.lowering import Step
     from app.executors.engines import StateVectorEngine
-    from app.executors.lowering import Step
 
 AMPLITUDE_BYTES = {"single": 8, "double": 16}
 #: what probabilities and expectation values may be off by.

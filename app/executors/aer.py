@@ -20,13 +20,8 @@ from app.executors.admission import (
     shots_bytes,
 )
 from app.executors.bitstrings import Bitstrings
-from app.executors.counts import BIT_BYTES, counts_of, parts_of
-from app.executors.durations import Pace, Work, require_time, time_left_s
-from app.executors.items import ItemRun
-from app.executors.learning import learn_boxes, learn_layers
-from app.executors.locations import located
-from app.executors.lowering import lower
-from app.executors.methods import (
+from app.executors.circuits.lowering import lower
+from app.executors.circuits.methods import (
     COMMON_GATES,
     MATRIX_PRODUCT_STATE,
     NONE,
@@ -34,11 +29,16 @@ from app.executors.methods import (
     STATEVECTOR_GATES,
     Method,
 )
+from app.executors.circuits.reduction import Reduced, reduce
+from app.executors.counts import BIT_BYTES, counts_of, parts_of
+from app.executors.durations import Pace, Work, require_time, time_left_s
+from app.executors.items import ItemRun
+from app.executors.locations import located
+from app.executors.mitigation.suppression import Suppression
 from app.executors.native import Controller
+from app.executors.noise.learning import learn_boxes, learn_layers
 from app.executors.options import BASIS_GATES, COUPLING_MAP, NOISE_MODEL, Options
-from app.executors.reduction import Reduced, reduce
 from app.executors.simulation import SEEDS, Simulation
-from app.executors.suppression import Suppression
 from app.primitives.programs import (
     BoxesProgram,
     BoxesResult,
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from app.executors import Resources
-    from app.executors.noise import Noise
+    from app.executors.noise.model import Noise
     from app.primitives.programs import (
         EstimatorPub,
         EstimatorPubResult,
@@ -400,7 +400,7 @@ class AerExecutor:
         if model is None:
             return self._noise_of(target)
         # Noise is rare, and importing it takes 0.2 s.
-        from app.executors.noise import SentNoise  # noqa: PLC0415
+        from app.executors.noise.model import SentNoise  # noqa: PLC0415
 
         return SentNoise(
             model,

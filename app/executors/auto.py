@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.executors.angles import Angles
-from app.executors.lowering import MEASURE, Step, lower
-from app.executors.methods import STATEVECTOR_GATES, is_clifford
+from app.executors.circuits.angles import Angles
+from app.executors.circuits.lowering import MEASURE, Step, lower
+from app.executors.circuits.methods import STATEVECTOR_GATES, is_clifford
+from app.executors.circuits.reduction import components, reduce
 from app.executors.options import NOISE_MODEL, Options
-from app.executors.reduction import components, reduce
 from app.primitives.programs import (
     BoxesProgram,
     CalibrationProgram,

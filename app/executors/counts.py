@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.executors.angles import Angles
+from app.executors.circuits.angles import Angles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qiskit import QuantumCircuit
 
-    from app.executors.reduction import Reduced
+    from app.executors.circuits.reduction import Reduced
     from app.executors.simulation import Simulation
 
 #: bytes of a bit of a shot while the parts are put side by side and counted.

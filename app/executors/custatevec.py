@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from app.executors import Resources
     from app.executors.engines import StateVectorEngine
-    from app.executors.noise import Noise
-    from app.executors.suppression import Run, Suppression
+    from app.executors.mitigation.suppression import Run, Suppression
+    from app.executors.noise.model import Noise
     from app.primitives.programs import EstimatorPub, Program, Result, Target
 
 #: Gives the engine of a precision; memory of one that was given before may go.

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from app.errors import ProgramTooLarge
-from app.executors.lowering import Step
+from app.executors.circuits.lowering import Step
 from app.executors.native import Run
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.executors.configurations import PlacedTerm
-from app.executors.extrapolation import fit, succeeded
+from app.executors.mitigation.extrapolation import fit, succeeded
 from app.executors.observables import factor
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from app.executors.extrapolation import Fit
-    from app.executors.resilience import ZeroNoise
+    from app.executors.mitigation.extrapolation import Fit
+    from app.executors.mitigation.resilience import ZeroNoise
 
 #: What a readout that is right half of the time is taken for.
 _LEAST_READOUT = 1e-3

@@ -15,11 +15,11 @@ import numpy as np
 from app.errors import InvalidProgram
 from app.executors import statevectors
 from app.executors.admission import counts_bytes
-from app.executors.angles import Angles
+from app.executors.circuits.angles import Angles
+from app.executors.circuits.lowering import MEASURE, Step
+from app.executors.circuits.reduction import components, reduce
 from app.executors.durations import Work
-from app.executors.lowering import MEASURE, Step
 from app.executors.observables import Group, grouped
-from app.executors.reduction import components, reduce
 from app.executors.samples import Samples, drawn
 from app.primitives.programs import EstimatorPubResult
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from qiskit import QuantumCircuit
 
-    from app.executors.noise import Noise
-    from app.executors.reduction import Reduced
+    from app.executors.circuits.reduction import Reduced
+    from app.executors.noise.model import Noise
     from app.executors.simulation import Simulation
     from app.primitives.programs import EstimatorPub, Observable
 

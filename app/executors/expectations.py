@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.errors import ExecutionError
-from app.executors.angles import Angles
+from app.executors.circuits.angles import Angles
+from app.executors.circuits.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step, lower
+from app.executors.circuits.reduction import components, reduce
 from app.executors.durations import Work
 from app.executors.engines.gates import GATES
 from app.executors.engines.simulation import EngineSimulation
 from app.executors.estimator import EstimatorRun
-from app.executors.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step, lower
-from app.executors.reduction import components, reduce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import numpy.typing as npt
 
+    from app.executors.circuits.reduction import Reduced
     from app.executors.observables import Group
-    from app.executors.reduction import Reduced
     from app.executors.simulation import Simulation
     from app.primitives.programs import EstimatorPub, EstimatorPubResult
 

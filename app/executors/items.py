@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from app.executors.durations import Work
-    from app.executors.noise import Noise
+    from app.executors.noise.model import Noise
     from app.executors.simulation import Simulation
     from app.primitives.programs import CircuitItem, RegisterSamples
 

@@ -15,8 +15,8 @@ from qiskit_aer.backends.backend_utils import cpp_execute_circuits
 from qiskit_aer.backends.controller_wrappers import AerCircuit, AerConfig, aer_controller_execute
 
 from app.errors import ExecutionError, ProgramTooLarge
-from app.executors.conditions import BitsEqual, Expression
-from app.executors.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step, delay_label
+from app.executors.circuits.conditions import BitsEqual, Expression
+from app.executors.circuits.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step, delay_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

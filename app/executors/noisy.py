@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from app.executors.aer import AerExecutor
-from app.executors.device_noise import DeviceNoise
+from app.executors.noise.device import DeviceNoise
 
 if TYPE_CHECKING:
     from app.executors import Resources
-    from app.executors.noise import Noise
+    from app.executors.noise.model import Noise
     from app.primitives.programs import Target
 
 #: Devices whose noise is kept.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.errors import InvalidProgram
-from app.executors.lowering import Step
+from app.executors.circuits.lowering import Step
 
 if TYPE_CHECKING:
     import numpy.typing as npt

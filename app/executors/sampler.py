@@ -10,7 +10,7 @@ import numpy as np
 
 from app.errors import InvalidProgram
 from app.executors.admission import counts_bytes
-from app.executors.angles import Angles
+from app.executors.circuits.angles import Angles
 from app.executors.durations import Work
 from app.executors.registers import Registers
 from app.primitives.programs import ExecutionSpan, SamplerPubResult
@@ -18,8 +18,8 @@ from app.primitives.programs import ExecutionSpan, SamplerPubResult
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from app.executors.noise import Noise
-    from app.executors.reduction import Reduced
+    from app.executors.circuits.reduction import Reduced
+    from app.executors.noise.model import Noise
     from app.executors.simulation import Simulation
     from app.primitives.programs import SamplerPub
 

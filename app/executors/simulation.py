@@ -10,10 +10,9 @@ import numpy as np
 from app.errors import ProgramTooLarge
 from app.executors import statevectors
 from app.executors.admission import AMPLITUDE_BYTES, shots_bytes, statevector_bytes, too_large
-from app.executors.angles import bound
-from app.executors.durations import Work
-from app.executors.lowering import MEASURE, RESET, lower
-from app.executors.methods import (
+from app.executors.circuits.angles import bound
+from app.executors.circuits.lowering import MEASURE, RESET, lower
+from app.executors.circuits.methods import (
     COMMON_GATES,
     DENSITY_MATRIX,
     MATRIX_PRODUCT_STATE,
@@ -25,9 +24,10 @@ from app.executors.methods import (
     choose,
     choose_noisy,
 )
+from app.executors.circuits.reduction import components, reduce
+from app.executors.durations import Work
 from app.executors.native import Run
 from app.executors.observables import ROTATIONS
-from app.executors.reduction import components, reduce
 from app.executors.samples import Samples, counted, drawn, normalised
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
     from app.executors import Resources
-    from app.executors.angles import Angles
-    from app.executors.lowering import Step
-    from app.executors.noise import Noise
+    from app.executors.circuits.angles import Angles
+    from app.executors.circuits.lowering import Step
+    from app.executors.circuits.reduction import Reduced
+    from app.executors.noise.model import Noise
     from app.executors.observables import Rotations
-    from app.executors.reduction import Reduced
 
 #: Aer's seeds are signed 64-bit integers.
 SEEDS = 2**63

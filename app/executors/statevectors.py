@@ -12,14 +12,14 @@ import numpy as np
 from qiskit.circuit import Gate
 from qiskit.circuit.library import get_standard_gate_name_mapping
 
-from app.executors.angles import Slot
+from app.executors.circuits.angles import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from app.executors.lowering import Step
+    from app.executors.circuits.lowering import Step
 
 #: an entry of a gate's matrix: a number, or one number per parameter set.
 Entry = Any

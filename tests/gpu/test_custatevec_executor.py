@@ -16,12 +16,12 @@ from qiskit_aer.noise import NoiseModel
 from qiskit_aer.primitives import SamplerV2
 
 from app.errors import ExecutionError, InvalidProgram, ProgramTooLarge
+from app.executors.circuits.lowering import lower
 from app.executors.custatevec import EngineExecutor, custatevec_executor
 from app.executors.engines import branching
 from app.executors.engines.gates import GATES
 from app.executors.engines.reference import NumpyEngine
 from app.executors.engines.simulation import EngineSimulation
-from app.executors.lowering import lower
 from app.primitives.programs import (
     CalibrationProgram,
     CircuitItem,

@@ -17,13 +17,13 @@ from qiskit.quantum_info import Pauli, Statevector, random_unitary
 
 from app.errors import ExecutionError, ProgramTooLarge
 from app.executors import Resources
-from app.executors.angles import Angles
+from app.executors.circuits.angles import Angles
+from app.executors.circuits.lowering import lower
 from app.executors.engines import Gate, bindings
 from app.executors.engines.branching import EngineCore
 from app.executors.engines.custatevec import CustatevecEngine
 from app.executors.engines.gates import GATES, gate_of
 from app.executors.engines.reference import NumpyEngine
-from app.executors.lowering import lower
 from app.executors.native import Run
 from tests.gpu.emulation import Calls, Emulation
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from qiskit import QuantumCircuit
 
+from app.executors.circuits.lowering import lower
 from app.executors.engines.gates import GATES
-from app.executors.lowering import lower
 from benchmarks.gpu import PARTS, Report, passes, read_aer
 
 if TYPE_CHECKING:

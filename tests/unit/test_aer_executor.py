@@ -19,8 +19,9 @@ from qiskit.circuit.library import (
 from qiskit.quantum_info import random_unitary
 
 from app.errors import ExecutionError, InvalidProgram, ProgramTooLarge
-from app.executors import Resources, methods
+from app.executors import Resources
 from app.executors.aer import AerExecutor
+from app.executors.circuits import methods
 from app.primitives.programs import CountsResult, QasmProgram, Target
 
 from .exact_distribution import allowed_distance, distance, exact_distribution

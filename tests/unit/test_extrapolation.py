@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from app.executors.extrapolation import fit, succeeded
+from app.executors.mitigation.extrapolation import fit, succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

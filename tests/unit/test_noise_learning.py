@@ -29,10 +29,10 @@ from samplomatic import Twirl
 from app.backends.recordings import find_recordings
 from app.errors import InvalidProgram
 from app.executors.aer import AerExecutor
-from app.executors.boxes import boxed, with_readout
-from app.executors.device_noise import DeviceNoise
-from app.executors.layer_noise import noise_maps
-from app.executors.resilience import Twirling
+from app.executors.mitigation.boxes import boxed, with_readout
+from app.executors.mitigation.resilience import Twirling
+from app.executors.noise.device import DeviceNoise
+from app.executors.noise.layers import noise_maps
 from app.primitives.codec import decode_program, encode_result
 from app.primitives.programs import DeviceFiles
 from tests.unit.primitive_programs import AER, RESOURCES, TARGET

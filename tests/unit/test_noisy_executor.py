@@ -20,9 +20,9 @@ from qiskit_ibm_runtime import fake_provider
 from app.backends.recordings import find_recordings
 from app.errors import ExecutionError, InvalidProgram, ProgramTooLarge
 from app.executors import Resources, registry
-from app.executors.device_noise import DeviceNoise
-from app.executors.lowering import Step
-from app.executors.reduction import reduce
+from app.executors.circuits.lowering import Step
+from app.executors.circuits.reduction import reduce
+from app.executors.noise.device import DeviceNoise
 from app.primitives.programs import (
     CountsResult,
     DeviceFiles,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from qiskit import QuantumCircuit
 
-from app.executors.lowering import lower
-from app.executors.methods import STATEVECTOR_GATES
-from app.executors.reduction import Reduced, reduce
+from app.executors.circuits.lowering import lower
+from app.executors.circuits.methods import STATEVECTOR_GATES
+from app.executors.circuits.reduction import Reduced, reduce
 
 
 def reduced(circuit: QuantumCircuit) -> Reduced:

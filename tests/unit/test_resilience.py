@@ -15,8 +15,8 @@ from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_ibm_runtime import options as client
 from qiskit_ibm_runtime.results import LayerError, PauliLindbladError
 
+from app.executors.mitigation.resilience import Twirling, estimator_resilience
 from app.executors.options import Options
-from app.executors.resilience import Twirling, estimator_resilience
 from app.primitives.codec import decode_program
 from app.primitives.programs import PrimitiveResult
 

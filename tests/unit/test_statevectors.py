@@ -11,9 +11,9 @@ from qiskit.quantum_info import Operator, Statevector, random_statevector, rando
 
 from app.errors import ExecutionError
 from app.executors import statevectors
-from app.executors.angles import Angles, Slot
-from app.executors.lowering import Step, lower
-from app.executors.methods import STATEVECTOR_GATES
+from app.executors.circuits.angles import Angles, Slot
+from app.executors.circuits.lowering import Step, lower
+from app.executors.circuits.methods import STATEVECTOR_GATES
 from app.executors.samples import counted, drawn
 
 ANGLES = np.array([[0.3, 1.1, -2.7, 0.9], [-1.2, 0.4, 2.2, 3.0]])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from app.executors.lowering import Step
+    from app.executors.circuits.lowering import Step
 
 #: qubit → ``X``, ``Y`` or ``Z``; all others have the identity.
 Pauli = Mapping[int, str]

@@ -15,9 +15,9 @@ import numpy as np
 from qiskit.circuit.classical import expr
 
 from app.errors import ExecutionError
-from app.executors.conditions import BitsEqual, Expression
+from app.executors.circuits.conditions import BitsEqual, Expression
+from app.executors.circuits.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step
 from app.executors.engines.gates import SWAP, flip, gate_of, projector
-from app.executors.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from app.executors.circuits.lowering import Step
     from app.executors.engines import Kept, Pauli
-    from app.executors.lowering import Step
 
 #: precision → ``cudaDataType``, and bytes of an amplitude.
 _TYPES = {"single": (4, 8), "double": (5, 16)}

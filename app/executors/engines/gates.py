@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.executors import statevectors
-from app.executors.angles import Slot
+from app.executors.circuits.angles import Slot
 from app.executors.engines import Gate
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from app.executors.lowering import Step
+    from app.executors.circuits.lowering import Step
 
 #: gates with any number of controls, the target being the last qubit.
 _CONTROLLED_X, _CONTROLLED_PHASE = "mcx", "mcphase"

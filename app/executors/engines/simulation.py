@@ -9,12 +9,12 @@ import numpy as np
 
 from app.errors import ProgramTooLarge
 from app.executors import statevectors
+from app.executors.circuits.lowering import lower
+from app.executors.circuits.methods import NONE, Method, draws_from_probabilities
 from app.executors.durations import Work
 from app.executors.engines import Batches
 from app.executors.engines.branching import EngineCore
 from app.executors.engines.gates import GATES
-from app.executors.lowering import lower
-from app.executors.methods import NONE, Method, draws_from_probabilities
 from app.executors.native import Run
 from app.executors.simulation import Simulation, bound_at
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
     from app.executors import Resources
-    from app.executors.angles import Angles
+    from app.executors.circuits.angles import Angles
+    from app.executors.circuits.lowering import Step
+    from app.executors.circuits.reduction import Reduced
     from app.executors.engines import Pauli, StateVectorEngine
-    from app.executors.lowering import Step
-    from app.executors.reduction import Reduced
 
 #: States up to this width are simulated side by side, one for each parameter set, from so many sets
 #: on. Not measured yet: CUDA-Q, on the same library, does so up to 20 qubits and from 4 states on.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from qiskit.circuit import CircuitInstruction, Gate, Operation
     from samplomatic.samplex import Samplex
 
-    from app.executors.noise import Noise
-    from app.executors.resilience import Twirling
+    from app.executors.mitigation.resilience import Twirling
+    from app.executors.noise.model import Noise
 
 #: What Samplomatic raises at circuits that it has no twirls for.
 _REFUSALS = (

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 from app.errors import InvalidProgram
 from app.executors.estimator import EstimatorRun
 from app.executors.locations import located
-from app.executors.resilience import Resilience, Twirling, estimator_resilience, sampler_resilience
+from app.executors.mitigation.resilience import (
+    Resilience,
+    Twirling,
+    estimator_resilience,
+    sampler_resilience,
+)
 from app.executors.sampler import SamplerRun
 from app.primitives.programs import EstimatorProgram, SamplerPub
 
 if TYPE_CHECKING:
-    from app.executors.mitigation import MitigatedRun
-    from app.executors.noise import Noise
+    from app.executors.mitigation.estimator import MitigatedRun
+    from app.executors.mitigation.sampler import TwirledSamplerRun
+    from app.executors.noise.model import Noise
     from app.executors.options import Options
-    from app.executors.twirled_sampler import TwirledSamplerRun
     from app.primitives.programs import EstimatorPub, SamplerProgram
 
     Run = SamplerRun | TwirledSamplerRun | EstimatorRun | MitigatedRun
@@ -92,10 +97,10 @@ def _run(pub: SamplerPub | EstimatorPub, noise: Noise, resilience: Resilience, s
         return EstimatorRun(pub, noise)
     # Imported here because most runs need no twirls, and these imports take 0.3 s.
     if isinstance(pub, SamplerPub):
-        from app.executors.twirled_sampler import TwirledSamplerRun  # noqa: PLC0415
+        from app.executors.mitigation.sampler import TwirledSamplerRun  # noqa: PLC0415
 
         return TwirledSamplerRun(pub, noise, resilience.twirling)
-    from app.executors.mitigation import MitigatedRun  # noqa: PLC0415
+    from app.executors.mitigation.estimator import MitigatedRun  # noqa: PLC0415
 
     return MitigatedRun(pub, noise, resilience, seed)
 

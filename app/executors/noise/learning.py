@@ -22,9 +22,9 @@ from samplomatic.transpiler import generate_boxing_pass_manager
 from samplomatic.utils import get_annotation, undress_box
 
 from app.errors import InvalidProgram
-from app.executors.gate_noise import readout_flips
-from app.executors.layer_noise import noise_of_run
 from app.executors.locations import located
+from app.executors.noise.gates import readout_flips
+from app.executors.noise.layers import noise_of_run
 from app.primitives.programs import (
     LearnedBox,
     LearnedLayer,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from qiskit.circuit import BoxOp, CircuitInstruction, Operation, Qubit
 
-    from app.executors.noise import Noise
+    from app.executors.noise.model import Noise
     from app.primitives.programs import BoxesProgram, LayersProgram
 
 _PAULIS = "XYZ"

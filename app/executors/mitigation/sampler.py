@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.executors.boxes import boxed, conformed, narrowed
 from app.executors.items import ItemRun
+from app.executors.mitigation.boxes import boxed, conformed, narrowed
 from app.primitives.programs import RegisterSamples, SamplerPubResult
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from app.executors.noise import Noise
-    from app.executors.resilience import Twirling
+    from app.executors.mitigation.resilience import Twirling
+    from app.executors.noise.model import Noise
     from app.executors.simulation import Simulation
     from app.primitives.programs import SamplerPub
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.executors.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step
+from app.executors.circuits.lowering import JUMP, MARK, MEASURE, RESET, STORE, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,8 +40,8 @@ from qiskit.circuit.library import MCPhaseGate, MCXGate, UnitaryGate
 from qiskit.transpiler.passes import HighLevelSynthesis
 
 from app.errors import ExecutionError
-from app.executors.angles import Angles
-from app.executors.conditions import Condition, Expression, bits_equal
+from app.executors.circuits.angles import Angles
+from app.executors.circuits.conditions import Condition, Expression, bits_equal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,8 +17,8 @@ from app.executors.options import BASIS_GATES
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
+    from app.executors.circuits.reduction import Reduced
     from app.executors.observables import Rotations
-    from app.executors.reduction import Reduced
 
 #: what Qiskit raises at values that make no sense to it.
 _REFUSALS = (QiskitError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qiskit.quantum_info import PauliLindbladMap
 
 from app.errors import InvalidProgram
-from app.executors.gate_noise import generators
+from app.executors.noise.gates import generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
     from qiskit.circuit import Operation
 
-    from app.executors.boxes import Layer
-    from app.executors.noise import Noise
+    from app.executors.mitigation.boxes import Layer
+    from app.executors.noise.model import Noise
 
 #: Name and qubits of every entangling gate.
 _Gates = frozenset[tuple[str, tuple[int, ...]]]

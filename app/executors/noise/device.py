@@ -19,15 +19,15 @@ from qiskit_aer.noise import NoiseModel
 from qiskit_aer.noise.device import basic_device_gate_errors, basic_device_readout_errors
 
 from app.errors import ExecutionError, InvalidProgram
-from app.executors.lowering import DELAY, delay_label
-from app.executors.noise import conformed
+from app.executors.circuits.lowering import DELAY, delay_label
+from app.executors.noise.model import conformed
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
     from qiskit_aer.noise import QuantumError, ReadoutError
 
+    from app.executors.circuits.reduction import Reduced
     from app.executors.observables import Rotations
-    from app.executors.reduction import Reduced
     from app.primitives.programs import DeviceFiles
 
 #: Models that are kept; one holds a few kB for every gate that its circuit has.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from qiskit_aer.backends.backend_utils import BASIS_GATES
 
 from app.executors.admission import shots_bytes, statevector_bytes
-from app.executors.angles import Slot
-from app.executors.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step
+from app.executors.circuits.angles import Slot
+from app.executors.circuits.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.executors.reduction import Reduced
+    from app.executors.circuits.reduction import Reduced
 
 STATEVECTOR = "statevector"
 STABILIZER = "stabilizer"

@@ -16,15 +16,15 @@ from qiskit.quantum_info import PTM, Operator, SuperOp
 from qiskit_aer import AerSimulator
 
 from app.errors import ExecutionError, InvalidProgram
-from app.executors.lowering import lower
-from app.executors.methods import STATEVECTOR_GATES
-from app.executors.reduction import Reduced
+from app.executors.circuits.lowering import lower
+from app.executors.circuits.methods import STATEVECTOR_GATES
+from app.executors.circuits.reduction import Reduced
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from qiskit.circuit import Operation
 
-    from app.executors.noise import Noise
+    from app.executors.noise.model import Noise
 
 #: Paulis, the number of qubit 0 first, and their rate.
 Generator = tuple[str, list[int], float]

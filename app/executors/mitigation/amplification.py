@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qiskit import QuantumCircuit
 
-from app.executors.boxes import boxed, folded, with_readout
-from app.executors.layer_noise import noise_maps
-from app.executors.resilience import Twirling
+from app.executors.mitigation.boxes import boxed, folded, with_readout
+from app.executors.mitigation.resilience import Twirling
+from app.executors.noise.layers import noise_maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qiskit.quantum_info import PauliLindbladMap
 
-    from app.executors.boxes import Boxed
-    from app.executors.noise import Noise
-    from app.executors.resilience import Cancellation, Resilience
+    from app.executors.mitigation.boxes import Boxed
+    from app.executors.mitigation.resilience import Cancellation, Resilience
+    from app.executors.noise.model import Noise
 
 _FOLDING = "gate_folding_"
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from app.executors.amplification import circuits_of
-from app.executors.boxes import basis_codes, conformed, narrowed
 from app.executors.configurations import Configurations
 from app.executors.estimates import Readings, estimated
 from app.executors.estimator import require_broadcast
 from app.executors.items import ItemRun
+from app.executors.mitigation.amplification import circuits_of
+from app.executors.mitigation.boxes import basis_codes, conformed, narrowed
+from app.executors.mitigation.sampler import FLIPS
 from app.executors.observables import pauli_terms
 from app.executors.simulation import SEEDS
-from app.executors.twirled_sampler import FLIPS
 from app.primitives.programs import EstimatorPubResult
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from app.executors.estimates import Estimates
-    from app.executors.noise import Noise
-    from app.executors.resilience import Resilience
+    from app.executors.mitigation.resilience import Resilience
+    from app.executors.noise.model import Noise
     from app.executors.simulation import Simulation
     from app.primitives.programs import EstimatorPub, ItemResult, Observable, SamplexItem
 

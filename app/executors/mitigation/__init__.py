@@ -1,0 +1,1 @@
+"""Twirling and error mitigation: programs run where operations go wrong."""

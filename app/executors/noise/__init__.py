@@ -1,0 +1,1 @@
+"""Noise: what goes wrong in a run, and what is known of it."""
