@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import os
+import re
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -16,11 +18,13 @@ from pydantic_settings import SettingsError
 
 from app import __version__
 from app.auth.principal import DEFAULT_INSTANCE
-from app.config import Settings
+from app.config import Settings, secret_variables, variable_of, variables
 from app.errors import ConfigurationInvalid, ServiceError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from pydantic_core import ErrorDetails
 
     from app.auth.instances import Instance, Quota
     from app.auth.keys import ApiKey
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 GRACE_S = 10
 #: Exit status of a command that was interrupted, as shells expect it.
 INTERRUPTED = 130
+#: Longest value of a setting that is repeated.
+SHOWN_CHARS = 64
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,7 +49,7 @@ def commands() -> None:
 
 @commands.command()
 def up() -> None:
-    """Start everything on this machine: Valkey, gateway, worker."""
+    """Start everything on this machine: Valkey, gateway, worker, driver manager."""
     from app.local.stack import LocalStack
 
     LocalStack(_settings()).run()
@@ -81,7 +87,11 @@ def serve() -> None:
 @commands.command()
 def worker() -> None:
     """Start a worker of the executors in QFLEET_EXECUTORS."""
+    from app.bootstrap import redis_url
+
     settings = _with_what_is_here(_settings())
+    # Celery would show a traceback.
+    redis_url(settings)
     arguments = [
         *(sys.executable, "-m", "celery", "--quiet", "--app", "app.workers.celery_app", "worker"),
         *("--pool", "threads", "--concurrency", str(settings.slots)),
@@ -239,7 +249,10 @@ def list_keys() -> None:
         async with _keys() as store:
             return await store.list()
 
-    for key in asyncio.run(read()):
+    found = asyncio.run(read())
+    if not found:
+        click.echo("there is no key yet: python -m app keys create --owner NAME", err=True)
+    for key in found:
         state = f"revoked {key.revoked:%Y-%m-%d %H:%M}" if key.revoked else "valid"
         click.echo(f"{key.id}  {key.created:%Y-%m-%d %H:%M}  {state:24}  {key.owner}  {key.name}")
 
@@ -286,7 +299,10 @@ def list_plans() -> None:
         async with _keys() as store:
             return await store.plans()
 
-    for plan, quota in asyncio.run(read()).items():
+    found = asyncio.run(read())
+    if not found:
+        click.echo("no plan has a quota: python -m app plans set PLAN --queued 100", err=True)
+    for plan, quota in found.items():
         given = [f"{name} {most}" for name, most in asdict(quota).items() if most is not None]
         click.echo(f"{plan}: {', '.join(given)}")
 
@@ -346,13 +362,24 @@ def _settings() -> Settings:
     try:
         return Settings()
     except ValidationError as exc:
-        faults = [f"{_variable(fault['loc'])}: {fault['msg']}" for fault in exc.errors()]
-        raise ConfigurationInvalid("; ".join(faults)) from exc
+        raise ConfigurationInvalid("; ".join(map(_fault, exc.errors()))) from exc
     except SettingsError as exc:
-        raise ConfigurationInvalid(str(exc)) from exc
+        whole = re.match('error parsing value for field "([a-z]+)"', str(exc))
+        if whole is None:
+            raise ConfigurationInvalid(str(exc)) from exc
+        name = variable_of(whole[1])
+        near = ", ".join([each for each in variables() if each.startswith(name)][:3])
+        message = f"{name}: it is not JSON; set its parts instead: {near}, …"
+        raise ConfigurationInvalid(message) from exc
 
 
-def _variable(path: tuple[int | str, ...]) -> str:
-    """The environment variable of a setting, given where pydantic found the fault."""
-    name = "__".join(str(part) for part in path).upper()
-    return name if name.startswith("QFLEET_") else f"QFLEET_{name}"
+def _fault(fault: ErrorDetails) -> str:
+    """One line about a variable: its name, what is wrong, and what stands in it."""
+    name = variable_of(*map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, variables(), n=1)
+        return f"{name}: there is no such setting" + (f"; {near[0]} is one" if near else "")
+    text = f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+    given = fault["input"]
+    shown = isinstance(given, str) and len(given) <= SHOWN_CHARS and name not in secret_variables()
+    return f"{text}; it is {given!r}" if shown else text

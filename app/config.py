@@ -171,7 +171,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         """
         found = {}
         for setting in SECRETS:
-            for name in self._names(setting):
+            for name in names_of(setting):
                 path = os.environ.get(f"{name}_FILE")
                 if not path:
                     continue
@@ -188,12 +188,6 @@ class SecretFiles(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Not asked: all values come at once."""
         raise NotImplementedError
-
-    def _names(self, setting: str) -> list[str]:
-        alias = self.settings_cls.model_fields[setting].validation_alias
-        if isinstance(alias, AliasChoices):
-            return [str(name) for name in alias.choices if str(name).isupper()]
-        return [f"QFLEET_{setting.upper()}"]
 
 
 class Settings(BaseSettings):
@@ -275,11 +269,14 @@ class Settings(BaseSettings):
     )
     redis_port: int = Field(
         default=6379,
+        ge=1,
+        le=65535,
         validation_alias=AliasChoices("QFLEET_REDIS_PORT", "REDIS_PORT", "redis_port"),
         description="port of Redis, when redis_url is not given",
     )
     redis_db: int = Field(
         default=0,
+        ge=0,
         validation_alias=AliasChoices("QFLEET_REDIS_DB", "REDIS_DB", "redis_db"),
         description="database of Redis, when redis_url is not given",
     )
@@ -398,6 +395,27 @@ class Settings(BaseSettings):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
+    @field_validator("executors")
+    @classmethod
+    def _check_executors(cls, executors: tuple[str, ...]) -> tuple[str, ...]:
+        if not executors:
+            message = "it names no executor; name some, as aer,noisy,auto"
+            raise ValueError(message)
+        return executors
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _raise_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_scheme(cls, url: str | None) -> str | None:
+        if url and not url.startswith(("redis://", "rediss://")):
+            message = "it must begin with redis:// or, for TLS, rediss://"
+            raise ValueError(message)
+        return url
+
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -447,3 +465,40 @@ class Settings(BaseSettings):
             f"?{urlencode({'ssl_ca_certs': self.redis_ca_file})}" if self.redis_ca_file else ""
         )
         return _checking(f"rediss://{place}{authority}")
+
+
+def names_of(setting: str) -> tuple[str, ...]:
+    """The variables that a setting is read from; the first that is set counts."""
+    alias = Settings.model_fields[setting].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(name) for name in alias.choices if str(name).isupper())
+    return (f"QFLEET_{setting.upper()}",)
+
+
+def variables() -> tuple[str, ...]:
+    """Every variable that is read."""
+    found: list[str] = []
+    for setting, field in Settings.model_fields.items():
+        names = names_of(setting)
+        if isinstance(field.default, BaseModel):
+            parts = type(field.default).model_fields
+            found += [f"{names[0]}__{part.upper()}" for part in parts]
+            continue
+        found += names
+        if setting in SECRETS:
+            found += [f"{name}_FILE" for name in names]
+    return tuple(found)
+
+
+def secret_variables() -> frozenset[str]:
+    """The variables whose values are shown nowhere."""
+    return frozenset(name for setting in SECRETS for name in names_of(setting))
+
+
+def variable_of(setting: str, *parts: str) -> str:
+    """The variable that a setting, or a part of one, came from, or would have."""
+    names = (setting,) if setting.startswith("QFLEET_") else names_of(setting)
+    known = next((all_ for all_ in map(names_of, Settings.model_fields) if names[0] in all_), names)
+    ways = [way for each in known for way in (each, f"{each}_FILE")]
+    name = next((way for way in ways if os.environ.get(way)), known[0])
+    return "__".join((name, *(part.upper() for part in parts)))

@@ -81,6 +81,9 @@ def parse(body: bytes) -> object:
     except UnicodeDecodeError as exc:
         message = f"invalid json: byte {exc.start + 1} is not UTF-8"
         raise MalformedJson(message, byte=exc.start + 1) from exc
+    if text.startswith("\ufeff"):
+        message = "invalid json: a byte order mark at line 1 column 1; save the text without one"
+        raise MalformedJson(message, line=1, column=1)
     try:
         return json.loads(
             text,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from app import errors
 from app.api.runtime.errors import is_runtime, refusal
@@ -69,6 +70,10 @@ MEDIA_TYPE = "application/problem+json"
 #: Most faults of one request that are told, and the longest name of a field that is repeated.
 SHOWN_FAULTS = 8
 SHOWN_NAME_CHARS = 64
+SHOWN_PATH_CHARS = 200
+
+#: Those that a route may have.
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Problem(BaseModel):
@@ -151,14 +156,22 @@ def problem_responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 def faults_of(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Where pydantic found faults, and which; bounded, and without what was sent."""
+    """Where pydantic found faults, and which; bounded, with what was sent where it is short."""
     return [
         {
             "where": ".".join(str(part)[:SHOWN_NAME_CHARS] for part in fault["loc"]),
-            "fault": fault["msg"],
+            "fault": fault["msg"].removeprefix("Value error, ") + _sent(fault),
         }
         for fault in found[:SHOWN_FAULTS]
     ]
+
+
+def _sent(fault: Mapping[str, Any]) -> str:
+    value = fault.get("input")
+    if "input" not in fault or fault["type"] == "value_error" or isinstance(value, list | dict):
+        return ""
+    shown = json.dumps(value, default=str)
+    return f", not {shown}" if len(shown) <= SHOWN_NAME_CHARS else ""
 
 
 def summary_of(faults: Sequence[Mapping[str, str]]) -> str:
@@ -191,14 +204,33 @@ async def _parameters_invalid(request: Request, error: RequestValidationError) -
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals: no such route, no such method."""
     status = HTTPStatus(error.status_code)
+    asked = f"{request.method[:SHOWN_NAME_CHARS]} {request.url.path[:SHOWN_PATH_CHARS]}"
+    detail, headers = str(error.detail), dict(error.headers or {})
+    if status is HTTPStatus.NOT_FOUND:
+        detail = f"there is no {asked}; /docs describes what there is"
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names those of one route; several share a path.
+        allowed = ", ".join(sorted(_methods(request)))
+        headers = {"allow": allowed}
+        detail = f"there is no {asked}; the methods of this path are {allowed}"
     return problem(
         path=request.url.path,
         status=status,
         code=status.name.lower(),
-        detail=str(error.detail),
+        detail=detail,
         request_id=request.state.request_id,
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of the path that was asked for."""
+    return {
+        method
+        for method in METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
 
 
 async def _client_gone(_request: Request, _error: Exception) -> Response:

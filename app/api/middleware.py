@@ -214,18 +214,20 @@ def _target_refusal(scope: Scope, limits: HttpLimits) -> ServiceError | None:
     sent = len(scope.get("raw_path") or scope["path"].encode()) + len(scope["query_string"])
     if sent <= limits.target_bytes:
         return None
-    text = f"path and query have {sent} bytes, at most {limits.target_bytes} are allowed"
+    text = f"path and query have {sent} bytes, at most {limits.target_bytes} are allowed; send less"
     return UriTooLong(text, sent=sent, allowed=limits.target_bytes)
 
 
 def _header_refusal(scope: Scope, limits: HttpLimits) -> ServiceError | None:
     count = len(scope["headers"])
     if count > limits.headers:
-        text = f"the request has {count} headers, at most {limits.headers} are allowed"
+        text = f"the request has {count} headers, at most {limits.headers} are allowed; send fewer"
         return HeadersTooLarge(text, sent=count, allowed=limits.headers)
     sent = sum(len(name) + len(value) for name, value in scope["headers"])
     if sent > limits.header_bytes:
-        text = f"the headers have {sent} bytes, at most {limits.header_bytes} are allowed"
+        text = (
+            f"the headers have {sent} bytes, at most {limits.header_bytes} are allowed; send less"
+        )
         return HeadersTooLarge(text, sent=sent, allowed=limits.header_bytes)
     return None
 
@@ -247,7 +249,10 @@ def _framing_refusal(scope: Scope, limits: HttpLimits) -> ServiceError | None:
 
 def _too_large(sent: int, limits: HttpLimits, *, at_least: bool = False) -> BodyTooLarge:
     has = "has at least" if at_least else "has"
-    text = f"the body {has} {sent} bytes, at most {limits.body_bytes} are allowed"
+    most = limits.body_bytes
+    text = (
+        f"the body {has} {sent} bytes, at most {most} are allowed; split it over several requests"
+    )
     return BodyTooLarge(text, sent=sent, allowed=limits.body_bytes)
 
 

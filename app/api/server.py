@@ -68,7 +68,8 @@ class BoundedHead(HttpToolsProtocol):
             self._head_bytes += len(data)
             allowed = self.limits.header_bytes + self.limits.target_bytes
             if self._head_bytes > allowed + SLACK_BYTES:
-                message = f"the head has more than {self._head_bytes} bytes, {allowed} are allowed"
+                sent = self._head_bytes
+                message = f"the head has {sent} bytes or more, {allowed} are allowed; send less"
                 self._refuse(HeadersTooLarge(message, allowed=allowed))
                 return
         super().data_received(data)

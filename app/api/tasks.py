@@ -8,7 +8,9 @@ failed) are derived here and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -89,10 +91,10 @@ class TaskRequest(BaseModel):
     seed: int | None = Field(
         default=None, ge=0, le=SEED_MAX, description="makes the samples repeatable"
     )
-    backend: Annotated[Text, Field(min_length=1, max_length=128)] = Field(
+    backend: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_storable)] = Field(
         default=DEFAULT_BACKEND, description="METADATA@EXECUTOR"
     )
-    tags: list[Annotated[Text, Field(max_length=64)]] = Field(
+    tags: list[Annotated[str, Field(max_length=64), AfterValidator(_storable)]] = Field(
         default=[], max_length=8, description="words to find the task by"
     )
 
@@ -316,7 +318,8 @@ async def read(
     """A task: pending, or how it ended; with `wait`, as soon as it has ended."""
     _check_wait(wait, services.settings)
     _check_id(task_id)
-    job = await _job(request, services, caller, task_id, wait)
+    with _called_a_task():
+        job = await _job(request, services, caller, task_id, wait)
     if job.program_id != QASM3:
         raise JobNotFound(NOT_FOUND)
     if job.status is JobStatus.COMPLETED:
@@ -338,7 +341,8 @@ async def read(
 async def cancel(task_id: str, services: Shared, caller: Caller) -> Response:
     """End a task that has not ended."""
     _check_id(task_id)
-    await services.dispatcher.cancel(caller, task_id)
+    with _called_a_task():
+        await services.dispatcher.cancel(caller, task_id)
     log.info("job_cancelled")
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -368,7 +372,7 @@ def decode_task(document: object, settings: Settings) -> TaskRequest:
     try:
         task = TaskRequest.model_validate(document)
     except ValidationError as exc:
-        faults = faults_of(exc.errors(include_input=False, include_url=False))
+        faults = faults_of(exc.errors(include_url=False))
         message = f"{summary_of(faults)}; {SHAPE}"
         raise InvalidRequest(message, faults=faults) from exc
     _check_source(task, settings)
@@ -420,6 +424,15 @@ def _check_id(task_id: str) -> None:
     if _TASK_ID.fullmatch(task_id) is None:
         raise JobNotFound(NOT_FOUND)
     structlog.contextvars.bind_contextvars(job_id=task_id)
+
+
+@contextlib.contextmanager
+def _called_a_task() -> Iterator[None]:
+    """A job that is not found is a task here."""
+    try:
+        yield
+    except JobNotFound as exc:
+        raise JobNotFound(NOT_FOUND) from exc
 
 
 async def _job(

@@ -279,7 +279,7 @@ class JobStore:
         with translated():
             record = await self._client.hgetall(f"job:{job_id}")
         if record.get(b"scope") != scope.encode():
-            raise JobNotFound("task not found")
+            raise _missing(job_id)
         return decode_job(job_id, record)
 
     async def params(self, *, job_id: str) -> bytes:
@@ -332,9 +332,9 @@ class JobStore:
         with translated():
             before = (await self._cancel(args=[scope, job_id, self._retention_ms])).decode()
         if before == "missing":
-            raise JobNotFound("task not found")
+            raise _missing(job_id)
         if JobStatus(before).is_final:
-            message = f"the task has ended ({before}), it cannot be cancelled any more"
+            message = f"the job has ended ({before}), it cannot be cancelled any more"
             raise JobIsFinal(message, state=before)
         return await self.read(scope=scope, job_id=job_id)
 
@@ -347,7 +347,7 @@ class JobStore:
         with translated():
             outcome = await self._delete(args=[scope, job_id])
         if outcome == b"missing":
-            raise JobNotFound("task not found")
+            raise _missing(job_id)
 
     async def tag(self, *, scope: str, job_id: str, tags: Sequence[str]) -> None:
         """Give a job these tags instead of those it has.
@@ -358,7 +358,7 @@ class JobStore:
         with translated():
             outcome = await self._tag(args=[scope, job_id, json.dumps(list(tags))])
         if outcome == b"missing":
-            raise JobNotFound("task not found")
+            raise _missing(job_id)
 
     async def list(
         self,
@@ -600,3 +600,8 @@ def _decode_stats(
         for key, found in buckets.items()
     }
     return counters, histograms
+
+
+def _missing(job_id: str) -> JobNotFound:
+    """Say, in IBM's words, that a caller has no such job."""
+    return JobNotFound(f"Job not found. Job ID: {job_id}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import platform
@@ -11,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.config import Settings, variables
 from app.errors import ConfigurationInvalid
 from app.local import addresses
 
@@ -18,14 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from app.config import Settings
-
 OLDEST_PYTHON = (3, 11)
 #: Scripts that may run in a full database came with it.
 OLDEST_REDIS = 7
 LEAST_SLOT_BYTES = 2**30
 LEAST_FREE_BYTES = 2**30
 _AMPLITUDE_BYTES = 16
+#: Most names that are told.
+SHOWN_NAMES = 5
+#: Variables of the command line, of docker-compose.yaml and of tests begin so.
+OTHERS = (
+    *("QFLEET_KEY", "QFLEET_URL", "QFLEET_TEST_", "QFLEET_PUBLISH_", "QFLEET_STOP_GRACE"),
+    *("QFLEET_API_MEMORY", "QFLEET_WORKER_MEMORY", "QFLEET_DRIVERS_MEMORY"),
+    *("QFLEET_GPU_WORKER_MEMORY", "QFLEET_GPU_EXECUTORS", "QFLEET_GPUS"),
+)
 
 #: A package of each kind of process.
 PACKAGES = ("fastapi", "uvicorn", "celery", "redis", "qiskit", "qiskit_aer", "openqasm3")
@@ -45,6 +53,7 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything that a local stack with these settings needs."""
     yield _python()
+    yield _settings()
     packages = _packages()
     yield packages
     if packages.remedy:
@@ -62,6 +71,22 @@ def _python() -> Finding:
         name="Python",
         found=platform.python_version(),
         remedy="" if sys.version_info >= OLDEST_PYTHON else f"use Python {oldest} or newer",
+    )
+
+
+def _settings() -> Finding:
+    """Names that nothing reads are mistyped, most often."""
+    known = {*variables(), *(f"QFLEET_{name.upper()}" for name in Settings.model_fields)}
+    given = sorted(name for name in os.environ if name.startswith("QFLEET_"))
+    unknown = [name for name in given if name not in known and not name.startswith(OTHERS)]
+    if not unknown:
+        return Finding(name="settings", found=f"{len(given)} in the environment")
+    near = difflib.get_close_matches(unknown[0], known, n=1)
+    return Finding(
+        name="settings",
+        found=f"nothing reads {', '.join(unknown[:SHOWN_NAMES])}",
+        remedy=(f"{near[0]} may be meant; " if near else "")
+        + "docs/reference/settings.md has all names",
     )
 
 

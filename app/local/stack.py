@@ -15,10 +15,13 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from redis import RedisError
+
 from app.auth.store import ADMIN
 from app.bootstrap import first_key
 from app.errors import ConfigurationInvalid, Unavailable
 from app.executors.gpus import CUSTATEVEC, may_have_gpus, survey
+from app.jobs.connection import connect_worker
 from app.local import addresses
 from app.local.processes import Part, last_line, spawn
 from app.local.valkey import STOP_TIMEOUT_S, EmbeddedValkey
@@ -60,6 +63,8 @@ class LocalStack:
         self._stop = threading.Event()
         #: in the order in which they are started; they are ended the other way round.
         self._parts: list[Part] = []
+        #: components that the gateway has called unhealthy last.
+        self._sick: list[str] = []
 
     def run(self) -> None:
         """Start everything, watch it until a signal comes, end everything.
@@ -83,6 +88,7 @@ class LocalStack:
             url = self._start_valkey()
         else:
             _say("redis", "as configured; started and ended by others")
+            self._say_whether_it_answers(url)
         if self._stop.is_set():
             return
         self._say_who_may_call(url)
@@ -94,20 +100,33 @@ class LocalStack:
         # The worker is ended after the gateway, so it is started before.
         worker_stop_s = self._settings.drain_s + STOP_TIMEOUT_S
         others = tuple(name for name in self._settings.executors if name != CUSTATEVEC)
-        theirs = environment | {"QFLEET_EXECUTORS": ",".join(others)}
-        self._start_program("worker", "worker", theirs, worker_stop_s)
-        self._start_gpu_worker(environment, worker_stop_s)
+        if others:
+            theirs = environment | {"QFLEET_EXECUTORS": ",".join(others)}
+            self._start_program("worker", "worker", theirs, worker_stop_s)
+        self._start_gpu_worker(environment, worker_stop_s, alone=not others)
         self._start_program("gateway", "serve", environment, GATEWAY_STOP_S)
         self._wait_until_healthy()
         # Afterwards: nothing that people wait for waits for it.
         self._start_drivers(environment)
 
-    def _start_gpu_worker(self, environment: dict[str, str], grace_s: float) -> None:
-        """Start a worker for the GPUs, if there are any and nobody has said who serves what."""
+    def _start_gpu_worker(
+        self, environment: dict[str, str], grace_s: float, *, alone: bool
+    ) -> None:
+        """Start a worker for the GPUs, if there are any and nobody has said who serves what.
+
+        Raises:
+            ConfigurationInvalid: there are none, and ``alone`` says that nothing else serves.
+        """
         asked = CUSTATEVEC in self._settings.executors
         if not asked and ("executors" in self._settings.model_fields_set or not may_have_gpus()):
             return
         found = survey(measure=False)
+        if not found.gpus and alone:
+            message = (
+                f"the executor {CUSTATEVEC!r} cannot be served here: {found.reason};"
+                " name others in QFLEET_EXECUTORS, as aer,noisy,auto"
+            )
+            raise ConfigurationInvalid(message)
         if not found.gpus:
             _say("gpu", f"{CUSTATEVEC} is not served: {found.reason}")
             return
@@ -134,6 +153,13 @@ class LocalStack:
         if not self._stop.is_set():
             _say("valkey", f"{valkey.version()} is ready, {DURABILITY[valkey.fsync]}")
         return valkey.url
+
+    def _say_whether_it_answers(self, url: str) -> None:
+        try:
+            with connect_worker(url) as client:
+                client.ping()
+        except RedisError as exc:
+            _say("redis", f"no answer yet, waiting at most {READY_TIMEOUT_S:g} s: {exc}")
 
     def _say_who_may_call(self, redis_url: str) -> None:
         if not self._settings.asks_for_keys:
@@ -164,11 +190,14 @@ class LocalStack:
             if find_spec("grpc") is None:
                 _say("drivers", "not started: gRPC is not installed (requirements-drivers.txt)")
                 return
-            ports = (settings.grpc_port, settings.driver_metrics_port)
-            taken = [port for port in ports if not addresses.is_free(settings.grpc_host, port)]
-            if taken:
-                _say("drivers", f"not started: port {taken[0]} is taken (QFLEET_GRPC_PORT)")
-                return
+            ports = {
+                "QFLEET_GRPC_PORT": settings.grpc_port,
+                "QFLEET_DRIVER_METRICS_PORT": settings.driver_metrics_port,
+            }
+            for name, port in ports.items():
+                if not addresses.is_free(settings.grpc_host, port):
+                    _say("drivers", f"not started: port {port} is taken; set {name} to another")
+                    return
         self._start_program("drivers", "drivers", environment, DRIVERS_STOP_S)
         _say("drivers", f"gRPC on {settings.grpc_host}:{settings.grpc_port}")
 
@@ -181,7 +210,10 @@ class LocalStack:
                     message = f"the {part.name} did not start: {last_line(part.log)}"
                     raise Unavailable(message)
             if time.monotonic() > end:
-                message = f"not ready after {READY_TIMEOUT_S:g} s: the logs in {self._logs} say why"
+                sick = f"; not healthy: {', '.join(self._sick)}" if self._sick else ""
+                message = (
+                    f"not ready after {READY_TIMEOUT_S:g} s{sick}; the logs in {self._logs} say why"
+                )
                 raise Unavailable(message)
             if self._stop.wait(WATCH_S):
                 return
@@ -198,9 +230,13 @@ class LocalStack:
         gateway = http.client.HTTPConnection(host, self._port, timeout=2)
         try:
             gateway.request("GET", "/health")
-            return gateway.getresponse().status == http.client.OK
-        except (OSError, http.client.HTTPException):
+            answer = gateway.getresponse()
+            parts = json.loads(answer.read())["components"]
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
             return False
+        else:
+            self._sick = [name for name, state in parts.items() if state != "healthy"]
+            return answer.status == http.client.OK
         finally:
             gateway.close()
 

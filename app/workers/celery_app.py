@@ -63,6 +63,8 @@ def _log(**_: Any) -> None:
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _build(**_: Any) -> None:
     global _running  # noqa: PLW0603 - one worker per process; Celery's signals carry no state
+    # Celery sets up logs after this, and there are events before.
+    configure_logging(level=settings.log_level, environment=settings.environment, service="worker")
     try:
         _running = build_worker(settings, app)
     except ServiceError as exc:

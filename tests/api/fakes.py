@@ -89,7 +89,7 @@ class FakeDispatcher:
         await self._reach()
         job = self.jobs.get(job_id)
         if job is None or job.scope != principal.scope:
-            message = "task not found"
+            message = f"Job not found. Job ID: {job_id}"
             raise JobNotFound(message)
         return job
 
@@ -120,7 +120,7 @@ class FakeDispatcher:
     async def cancel(self, principal: Principal, job_id: str) -> Job:
         job = await self.read(principal, job_id)
         if job.status.is_final:
-            message = "the task has ended"
+            message = "the job has ended"
             raise JobIsFinal(message)
         return self.end(job_id, JobStatus.CANCELLED)
 

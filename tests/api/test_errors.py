@@ -98,3 +98,22 @@ async def test_a_bug_tells_nothing_but_the_request_id(
         "code": "internal_error",
         "request_id": answer.headers["x-request-id"],
     }
+
+
+async def test_a_path_that_is_not_served_is_named_with_where_to_look(
+    client: httpx2.AsyncClient,
+) -> None:
+    answer = await client.get("/tasks/")
+
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "there is no GET /tasks/; /docs describes what there is"
+
+
+async def test_a_method_that_a_path_lacks_is_answered_with_all_that_it_has(
+    client: httpx2.AsyncClient,
+) -> None:
+    answer = await client.put("/tasks/8f1c")
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "DELETE, GET"
+    assert "the methods of this path are DELETE, GET" in answer.json()["detail"]

@@ -183,6 +183,24 @@ async def test_a_body_of_another_shape_is_a_422_that_names_both_keys(
     assert not dispatcher.jobs
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("shots", -1, "shots: Input should be greater than or equal to 1, not -1"),
+        ("shots", "5", 'shots: Input should be a valid integer, not "5"'),
+        ("backend", "", "backend: String should have at least 1 character"),
+        ("tags", ["a" * 65], "tags.0: String should have at most 64 characters"),
+        ("tags", ["a\x00"], "tags.0: text must not hold a NUL character"),
+    ],
+)
+async def test_a_value_that_is_not_allowed_is_told_with_what_is(
+    client: httpx2.AsyncClient, field: str, value: object, told: str
+) -> None:
+    answer = await client.post("/tasks", json={"qc": BELL, field: value})
+
+    assert told in assert_problem(answer, 422, "invalid_request")["detail"]
+
+
 async def test_an_unknown_field_is_named_however_many_there_are(
     client: httpx2.AsyncClient,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import TYPE_CHECKING
 
@@ -187,6 +188,35 @@ def test_a_worker_that_cannot_start_ends_the_stack_and_says_why(
 
     assert "worker did not start" in said
     assert "nonsense" in said
+
+
+def test_executors_of_a_gpu_alone_are_refused_where_there_is_none(
+    start: Callable[..., Stack],
+) -> None:
+    stack = start(QFLEET_EXECUTORS="custatevec", CUDA_VISIBLE_DEVICES="")
+
+    assert "'custatevec' cannot be served here" in refusal(stack)
+
+
+def test_a_configured_redis_that_does_not_answer_is_waited_for_and_named(
+    start: Callable[..., Stack],
+) -> None:
+    stack = start(REDIS_URL="redis://:hush@127.0.0.1:1/0")
+
+    stack.wait_for("redis: no answer yet")
+
+    assert "127.0.0.1:1" in stack.said[-1]
+    assert "hush" not in stack.said[-1]
+    assert stack.interrupt() == 0
+
+
+def test_a_worker_logs_json_from_its_first_event(start: Callable[..., Stack], data: Path) -> None:
+    start().wait_for("ready: ")
+
+    lines = (data / "logs" / "worker.log").read_text().splitlines()
+
+    first = json.loads(next(line for line in lines if "zygote_started" in line))
+    assert (first["event"], first["service"]) == ("zygote_started", "worker")
 
 
 def test_a_stack_that_asks_for_keys_shows_the_first_one_once(

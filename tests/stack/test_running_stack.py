@@ -1,5 +1,7 @@
 """Does a stack that runs answer as its callers expect? Give its address in ``QFLEET_URL``.
 
+Where it asks for keys, give one in ``QFLEET_KEY``.
+
 Runs alone, with pytest and nothing else of the project: ``docker compose run --rm test``.
 """
 
@@ -42,15 +44,18 @@ class Answer:
 class Api:
     """The HTTP API of the stack."""
 
-    def __init__(self, url: str) -> None:
-        """Speak to the service at this address."""
+    def __init__(self, url: str, key: str = "") -> None:
+        """Speak to the service at this address, with a key if there is one."""
         self._address = urlsplit(url).netloc
+        self._headers = {"Content-Type": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"apikey {key}"
 
     def ask(self, method: str, path: str, body: str | bytes | None = None) -> Answer:
         """One request; a body that is not JSON stays text."""
         connection = HTTPConnection(self._address, timeout=70)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            connection.request(method, path, body, self._headers)
             response = connection.getresponse()
             content = response.read()
             headers = {name.lower(): value for name, value in response.getheaders()}
@@ -82,7 +87,10 @@ def api() -> Api:
     url = os.environ.get("QFLEET_URL")
     if not url:
         pytest.skip("QFLEET_URL names no running stack")
-    return Api(url)
+    api = Api(url, os.environ.get("QFLEET_KEY", ""))
+    if api.ask("GET", "/tasks").status == 401:
+        pytest.fail("this stack asks for keys: give a valid one in QFLEET_KEY")
+    return api
 
 
 def test_the_service_says_what_it_is(api: Api) -> None:

@@ -70,6 +70,51 @@ def test_a_setting_that_makes_no_sense_is_named(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("QFLEET_PORT", "http", "QFLEET_PORT: "),
+        ("REDIS_PORT", "six", "REDIS_PORT: "),
+        ("LOG_LEVEL", "loud", "it is 'LOUD'"),
+        ("QFLEET_PROGRAM__QUBIT", "3", "no such setting; QFLEET_PROGRAM__QUBITS is one"),
+        ("QFLEET_PROGRAM", "{", "QFLEET_PROGRAM: it is not JSON"),
+        ("QFLEET_EXECUTORS", ",", "QFLEET_EXECUTORS: it names no executor"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_told_by_the_name_it_came_by(
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    told: str,
+) -> None:
+    environment.setenv(name, value)
+
+    assert cli.run(["serve"]) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["QFLEET_SECRET", "BROKER_URL"])
+def test_a_secret_that_makes_no_sense_is_not_shown(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    environment.setenv(name, "x://hush")
+
+    assert cli.run(["serve"]) == 1
+    told = capsys.readouterr().err
+    assert name in told
+    assert "hush" not in told
+
+
+def test_a_worker_without_redis_is_told_what_to_set(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setattr(os, "execv", lambda *_: pytest.fail("it was started"))
+
+    assert cli.run(["worker"]) == 1
+    assert "QFLEET_REDIS_URL" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["up", "serve"])
 def test_a_taken_port_is_named_with_its_setting(
     environment: pytest.MonkeyPatch,
@@ -115,6 +160,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
 
 def test_a_worker_becomes_celery_with_the_settings(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("QFLEET_SLOTS", "3")
+    environment.setenv("QFLEET_REDIS_URL", "redis://lab")
     environment.setenv("QFLEET_EXECUTORS", "aer,noisy")
     became: list[list[str]] = []
     environment.setattr("os.execv", lambda _program, arguments: became.append(arguments))
@@ -159,6 +205,19 @@ def test_a_doctor_has_a_remedy_for_each_fault(
     assert "QFLEET_SLOTS" in faults["cores:"]
     assert "QFLEET_SANDBOX__MEMORY_BYTES" in faults["memory:"]
     assert "QFLEET_REDIS_URL" in faults["Redis:"]
+
+
+def test_a_doctor_finds_a_setting_that_is_mistyped(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("QFLEET_SLOT", "1")
+    environment.setenv("QFLEET_PUBLISH_PORT", "8010")
+
+    assert cli.run(["doctor"]) == 1
+
+    told = capsys.readouterr().out
+    assert "nothing reads QFLEET_SLOT\n" in told
+    assert "QFLEET_SLOTS may be meant" in told
 
 
 def test_a_doctor_stops_at_missing_packages(

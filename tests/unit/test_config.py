@@ -41,6 +41,12 @@ def test_executors_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().executors == ("aer", "noisy", "auto")
 
 
+def test_a_log_level_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+
+    assert Settings().log_level == "DEBUG"
+
+
 def test_a_limit_is_set_by_two_underscores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QFLEET_PROGRAM__QUBITS", "40")
 
@@ -111,6 +117,10 @@ def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
         ("QFLEET_PROGRAM__SHOTS", "0"),
         ("QFLEET_PROGRAM__QUBIT", "3"),
         ("LOG_LEVEL", "loud"),
+        ("QFLEET_EXECUTORS", ","),
+        ("BROKER_URL", "amqp://lab"),
+        ("REDIS_PORT", "65536"),
+        ("REDIS_DB", "-1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -172,11 +182,12 @@ def test_a_url_with_tls_asks_for_a_valid_certificate_unless_it_says_otherwise(
 def test_a_secret_may_stand_in_a_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, setting: str
 ) -> None:
+    text = "redis://lab" if setting == "redis_url" else "0123456789abcdef0123456789abcdef"
     file = tmp_path / "secret"
-    file.write_text("0123456789abcdef0123456789abcdef\n")
+    file.write_text(f"{text}\n")
     monkeypatch.setenv(variable, str(file))
 
-    assert getattr(Settings(), setting) == "0123456789abcdef0123456789abcdef"
+    assert getattr(Settings(), setting) == text
 
 
 def test_a_secret_in_a_file_is_checked_like_any_other(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from pathlib import Path
 
@@ -70,6 +71,30 @@ def test_a_fault_has_its_place(source: str, line: int | None, column: int | None
         assert source.splitlines()[line - 1].startswith((fault.source_line or "?")[:10])
     if column is not None:
         assert fault.column == column
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("OPENQASM 3.0;\nqubit q;\nh q;", '`include "stdgates.inc";` brings it'),
+        (HEAD + "qubit q;\nnosuchgate q;", "'nosuchgate' is not defined; define it"),
+        (HEAD + "qubit[2] q; for int i in [0:1] { x q[i]; }", "a loop variable cannot be one"),
+        (HEAD + "def f(qubit q) { x q; }", "subroutines (`def`) cannot be read here"),
+        (HEAD + "const int n = 2;", "constants (`const`) cannot be read here"),
+        (HEAD + "bit c; c = 1;", "assignments other than of measurements"),
+    ],
+)
+def test_what_is_not_read_is_named_in_words_of_the_language(source: str, told: str) -> None:
+    assert told in refusal(source).message
+
+
+def test_every_program_of_the_reference_is_read() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "openqasm.md"
+    programs = re.findall(r"```qasm\n(.*?)```", page.read_text(), re.DOTALL)
+
+    assert programs
+    for program in programs:
+        load_circuit(program, LIMITS)
 
 
 def test_the_caret_stands_under_the_place() -> None:

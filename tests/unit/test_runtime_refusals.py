@@ -6,7 +6,7 @@ import base64
 import json
 import tracemalloc
 import zlib
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def test_the_path_leads_to_the_pub_that_is_wrong() -> None:
     assert reason == "parameter_values"
     assert text == (
         "pubs[2][1]: an array of shape (2, 3); the circuit has 0 parameters, so the last axis "
-        "must have length 0"
+        "must have length 0 (parameter values)"
     )
 
 
@@ -319,7 +319,10 @@ def test_a_term_that_stands_twice_is_refused() -> None:
 
     reason, text = refusal(document, "estimator")
 
-    assert (reason, text) == ("duplicate_key", "pubs[0][1]: the key 'ZZ' occurs twice")
+    assert (reason, text) == (
+        "duplicate_key",
+        "pubs[0][1]: the key 'ZZ' occurs twice (observables)",
+    )
 
 
 def test_observables_and_parameter_values_must_fit_together() -> None:
@@ -499,9 +502,9 @@ def test_there_are_no_other_programs() -> None:
 
 def test_a_large_document_is_read_in_time() -> None:
     numbers = sampler_document([BELL, [[0.5] * 1000] * 900, 1])
-    started = perf_counter()
+    began = process_time()
 
     reason, _ = refusal(numbers)
 
     assert reason == "parameter_values"
-    assert perf_counter() - started < 10
+    assert process_time() - began < 10

@@ -37,12 +37,14 @@ class _Repeated:
 class Node:
     """A value in the document, and the way to it."""
 
-    __slots__ = ("above", "key", "value")
+    __slots__ = ("above", "key", "meaning", "value")
 
     def __init__(self, value: Any, above: Node | None = None, key: str | int = "") -> None:
         self.value = value
         self.above = above
         self.key = key
+        #: what a place that has only a number is for.
+        self.meaning = ""
 
     @property
     def path(self) -> str:
@@ -62,7 +64,8 @@ class Node:
 
     def refused(self, reason: str, message: str) -> InvalidProgram:
         """Make the error that blames this value."""
-        return InvalidProgram(reason, f"{self.path}: {message}")
+        meaning = f" ({self.meaning})" if self.meaning else ""
+        return InvalidProgram(reason, f"{self.path}: {message}{meaning}")
 
     def fields(self) -> dict[str, Node]:
         """The members of a plain object.

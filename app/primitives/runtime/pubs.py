@@ -139,6 +139,8 @@ def _parts(node: Node, *names: str) -> list[Node]:
     parts = node.elements(len(names))
     if len(parts) != len(names):
         raise node.refused("pub", f"a pub is a list of {', '.join(names)}")
+    for part, name in zip(parts, names, strict=True):
+        part.meaning = name
     return parts
 
 
