@@ -160,7 +160,7 @@ class _Budget:
     def _size(self, node: ast.Statement, expression: ast.Expression | None, what: str) -> int:
         size = 1 if expression is None else constant(expression)
         if size is None or size < 0:
-            message = f"the size of a {what} register must be a constant that is not negative"
+            message = f"the size of a {what} register must be a number that is not negative"
             _reject(node, "bad_size", message)
         return size
 

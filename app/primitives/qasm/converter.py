@@ -18,7 +18,12 @@ from openqasm3 import ast
 from qiskit.circuit import ClassicalRegister, Clbit, Gate, Parameter, QuantumCircuit, Qubit
 from qiskit.circuit.classical import expr
 from qiskit_qasm3_import import expression, types
-from qiskit_qasm3_import.converter import ConvertVisitor, GateBuilder, _escape_qasm2
+from qiskit_qasm3_import.converter import (
+    _STDGATES,
+    ConvertVisitor,
+    GateBuilder,
+    _escape_qasm2,
+)
 from qiskit_qasm3_import.data import Scope, Symbol
 from qiskit_qasm3_import.exceptions import ConversionError, raise_from_node
 from qiskit_qasm3_import.state import GateScope
@@ -40,6 +45,23 @@ _COMPARISONS = {
     ">": expr.greater,
     ">=": expr.greater_equal,
 }
+#: What is not read, in the words of the language; upstream names classes of the syntax tree.
+_UNREAD = {
+    "CalibrationDefinition": "calibrations (`defcal`)",
+    "CalibrationGrammarDeclaration": "calibrations (`defcalgrammar`)",
+    "CalibrationStatement": "calibrations (`cal`)",
+    "ClassicalAssignment": "assignments other than of measurements",
+    "ConstantDeclaration": "constants (`const`)",
+    "EndStatement": "`end`",
+    "ExternDeclaration": "`extern`",
+    "Pragma": "pragmas",
+    "SubroutineDefinition": "subroutines (`def`)",
+    "SwitchStatement": "`switch` statements",
+}
+#: What Qiskit says of an index that is known only when the program runs.
+_WRONG_INDEX = "index must be int, slice or list"
+_UNREAD_NODE = re.compile(r"node of type (\w+) is not supported")
+_UNKNOWN_GATE = re.compile(r"gate '(\w+)' is not defined\.")
 _CONNECTIVES = {"&&": expr.logic_and, "||": expr.logic_or}
 
 
@@ -52,7 +74,7 @@ def convert(program: ast.Program) -> QuantumCircuit:
     try:
         state = _Converter().convert(program)
     except ConversionError as exc:
-        raise _placed(exc) from exc
+        raise _placed(exc, program) from exc
     if state.circuit.parameters:
         names = ", ".join(sorted(parameter.name[:32] for parameter in state.circuit.parameters))
         message = f"the program has inputs without a value: {names[:200]}; write the values instead"
@@ -60,12 +82,28 @@ def convert(program: ast.Program) -> QuantumCircuit:
     return state.circuit
 
 
-def _placed(error: ConversionError) -> Rejected:
+def _placed(error: ConversionError, program: ast.Program) -> Rejected:
     match = _PLACED.fullmatch(error.message)
     if match is None:
-        return Rejected("semantic", error.message[:MESSAGE_CHARS])
+        return Rejected("semantic", _worded(error.message, program)[:MESSAGE_CHARS])
     place = Place(int(match[1]), int(match[2]) + 1)
-    return Rejected("semantic", match[3][:MESSAGE_CHARS], place)
+    return Rejected("semantic", _worded(match[3], program)[:MESSAGE_CHARS], place)
+
+
+def _worded(message: str, program: ast.Program) -> str:
+    """What upstream says, in words that help."""
+    unread = _UNREAD_NODE.fullmatch(message)
+    if unread is not None:
+        return (
+            f"{_UNREAD.get(unread[1], unread[1])} cannot be read here: docs/reference/openqasm.md"
+        )
+    unknown = _UNKNOWN_GATE.fullmatch(message)
+    if unknown is None:
+        return message
+    includes = any(isinstance(each, ast.Include) for each in program.statements)
+    if unknown[1] in _STDGATES and not includes:
+        return f"gate '{unknown[1]}' is not defined; `include \"stdgates.inc\";` brings it"
+    return f"gate '{unknown[1]}' is not defined; define it before it is used"
 
 
 class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstream
@@ -156,6 +194,11 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
         except Exception as exc:
             # Whatever Qiskit says of wrong indices, operands or arities has no place of its own.
             message = str(exc).strip("'\"")[:MESSAGE_CHARS] or "this statement cannot be understood"
+            if message == _WRONG_INDEX:
+                message = (
+                    "an index is a constant number, range or set of numbers here;"
+                    " a loop variable cannot be one: write the iterations out"
+                )
             raise Rejected("semantic", message, Place.of(node.span)) from exc
 
     def _resolve_generic(
