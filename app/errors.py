@@ -388,7 +388,7 @@ class TimeLimitReached(JobFailure):
     """The job ran longer than its limit and was stopped."""
 
     code = "time_limit_reached"
-    remedy = "ask for a longer limit (max_execution_time), or for less work"
+    remedy = "ask for less work, or in Qiskit for a longer limit (max_execution_time)"
 
 
 class MemoryLimitReached(JobFailure):

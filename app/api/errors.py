@@ -73,7 +73,7 @@ SHOWN_NAME_CHARS = 64
 SHOWN_PATH_CHARS = 200
 
 #: Those that a route may have.
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Problem(BaseModel):

@@ -79,6 +79,7 @@ class Sick(Exception):
     """Why a component is unhealthy."""
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 @router.get("/health/", include_in_schema=False)
 async def health(services: Shared) -> JSONResponse:
@@ -100,24 +101,28 @@ async def health(services: Shared) -> JSONResponse:
     )
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=Life)
 async def live() -> JSONResponse:
     """That this process answers; nothing else is asked."""
     return _answer(Life(), healthy=True)
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=Component, responses={503: {"model": Component}})
 async def ready(services: Shared) -> JSONResponse:
     """Whether jobs can be accepted: Redis answers and can be written."""
     return _component(await _reason(_redis(services.dispatcher)))
 
 
+@router.head("/health/redis", include_in_schema=False)
 @router.get("/health/redis", response_model=Component, responses={503: {"model": Component}})
 async def redis_health(services: Shared) -> JSONResponse:
     """Whether Redis answers and can be written."""
     return _component(await _reason(_redis(services.dispatcher)))
 
 
+@router.head("/health/celery", include_in_schema=False)
 @router.get("/health/celery", response_model=Workers, responses={503: {"model": Workers}})
 async def celery_health(services: Shared) -> JSONResponse:
     """The live workers: what they serve, how busy they are, what they run on."""

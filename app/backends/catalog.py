@@ -132,7 +132,12 @@ class Catalog:
         """
         named = self._all(executors, max_qubits, drivers)
         if name not in named:
-            near = _near(name.partition("@")[0], [SIMULATOR, *self._recordings, *self._aliases])
+            metadata, _, executor = name.partition("@")
+            runs = executor if executor in executors else next(iter(sorted(executors)), "aer")
+            near = [
+                known if known in self._aliases else f"{known}@{runs}"
+                for known in _near(metadata, [SIMULATOR, *self._recordings, *self._aliases])
+            ]
             message = (
                 f"there is no backend {name[:SHOWN_CHARS]!r}; a name reads METADATA@EXECUTOR, as"
                 f" {SIMULATOR}@aer; executors are {sorted(executors)}"
@@ -265,7 +270,9 @@ def _target(alias: str, name: str, known: Collection[str]) -> BackendName:
         raise ConfigurationInvalid(message) from exc
     if target.metadata not in known:
         near = _near(target.metadata, known)
-        message = f"QFLEET_ALIASES: {alias}: there is no {target.metadata!r}; near it are {near}"
+        message = f"QFLEET_ALIASES: {alias}: there is no {target.metadata!r}" + (
+            f"; near it are {near}" if near else f"; {SIMULATOR} is one, and every fake_… device"
+        )
         raise ConfigurationInvalid(message)
     return target
 

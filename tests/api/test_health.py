@@ -76,6 +76,17 @@ async def test_ready_means_that_redis_can_be_written(
     )
 
 
+@pytest.mark.parametrize("part", ["", "/live", "/ready", "/redis", "/celery"])
+async def test_a_monitor_may_ask_for_the_status_alone(
+    client: httpx2.AsyncClient, dispatcher: FakeDispatcher, part: str
+) -> None:
+    well = await client.head(f"/health{part}")
+    dispatcher.outage = Unavailable("Redis is away")
+    sick = await client.head(f"/health{part}")
+
+    assert (well.status_code, sick.status_code) == (200, 200 if part == "/live" else 503)
+
+
 async def test_being_alive_asks_nobody(
     client: httpx2.AsyncClient, dispatcher: FakeDispatcher
 ) -> None:
