@@ -208,7 +208,7 @@ def test_documents_that_differ_have_different_tags(catalog: Catalog) -> None:
 
 
 def test_a_name_that_no_backend_has_is_refused_with_those_near_it(catalog: Catalog) -> None:
-    assert near("fake_manilla@noisy", catalog)[0] == "fake_manila@noisy"
+    assert near("fake_manilla@my_gpu", catalog)[0] == "fake_manila@my_gpu"
     assert near("fake_manila", catalog)[0] == "fake_manila@aer"
     assert near("ibm_labs", catalog) == ["ibm_lab"]
     assert near("fake_manila@gpu", catalog)[0] == "fake_manila@aer"
