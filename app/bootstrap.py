@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from app.dispatcher import Dispatcher
-from app.errors import ConfigurationInvalid, Unavailable
+from app.errors import BackendNotFound, ConfigurationInvalid, Unavailable
 from app.jobs.claims import ClaimStore
 from app.jobs.connection import connect_gateway, connect_worker
 from app.jobs.events import JobEvents
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from app.auth.identity import Identity
     from app.auth.store import KeyStore
-    from app.backends.catalog import Catalog
+    from app.backends.catalog import Backend, Catalog
     from app.config import Settings
     from app.drivers.loaded import LoadedDriver
     from app.drivers.server import DriverManager
@@ -296,6 +296,12 @@ def build_driver_manager(settings: Settings) -> DriverManager:
     )
     celery = build_celery(settings)
 
+    def resolve(backend: str) -> Backend | None:
+        try:
+            return catalog.resolve(backend, settings.executors)
+        except BackendNotFound:
+            return None
+
     def employ(driver: LoadedDriver, report: WorkerReport) -> DriverWorker:
         translators.start()
         connection = connect_worker(url)
@@ -315,6 +321,7 @@ def build_driver_manager(settings: Settings) -> DriverManager:
                 find=drivers.find,
                 fallbacks=drivers.fallbacks,
                 results=caches[1],
+                resolve=resolve,
             )
             for number in range(driver.pool.size)
         }

@@ -125,13 +125,14 @@ class Cache:
 class MetadataCache(Cache):
     """How devices are: the driver is not asked again for a moment."""
 
-    def status(self, device: str, ask: Callable[[], str]) -> str:
-        """The status of a device, remembered or asked for."""
+    def status(self, device: str) -> str | None:
+        """The status of a device, if it is remembered."""
         found = self.get(device)
-        if found is None:
-            found = ask().encode()
-            self.put(device, found)
-        return found.decode()
+        return None if found is None else found.decode()
+
+    def remember(self, device: str, status: str) -> None:
+        """Remember the status of a device."""
+        self.put(device, status.encode())
 
 
 class ResultsCache(Cache):

@@ -6,14 +6,16 @@ Frames are those of the sandbox: two lengths, a JSON header, raw bytes.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import resource
+import select
 import signal
 import sys
+import threading
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -27,7 +29,7 @@ from app.drivers.driver import (
     InvalidCircuit,
 )
 from app.sandbox.confinement import limit_cpu
-from app.sandbox.protocol import LENGTHS, decode_lengths, encode_frame
+from app.sandbox.protocol import HEADER_BYTES, LENGTHS, decode_lengths, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdout = sys.stderr
+    threading.Thread(target=_end_with_the_manager, name="hang-up", daemon=True).start()
     instance: list[BaseDriver] = []
     while prefix := _read(LENGTHS.size):
         header_bytes, body_bytes = decode_lengths(prefix, most_body=BODY_BYTES)
@@ -65,11 +68,25 @@ def main() -> None:
         _write(_answer(instance, header, body))
 
 
+def _end_with_the_manager() -> None:
+    """End, with everything that the driver has started, as soon as the manager hangs up.
+
+    It may do so during a call, when it was killed: nobody else would end a driver that hangs.
+    """
+    poll = select.poll()
+    poll.register(CALLS_FD, select.POLLRDHUP)
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
 def _answer(instance: list[BaseDriver], header: dict[str, Any], body: bytes) -> bytes:
     """The frame that answers a call; whatever goes wrong is told in it."""
     try:
         result = _perform(instance, header, body)
-        frame = encode_frame({"ok": result, "rss_bytes": _rss_bytes()}, b"")
+        frame = encode_frame({"ok": result}, b"")
+        if len(frame) > HEADER_BYTES:
+            message = f"the answer has {len(frame)} bytes; at most {HEADER_BYTES} are allowed"
+            return _failed("failed", DriverError(message))
     except Invalid as exc:
         return _failed("invalid_driver", exc)
     except DeviceUnavailable as exc:
@@ -81,6 +98,7 @@ def _answer(instance: list[BaseDriver], header: dict[str, Any], body: bytes) -> 
     except DriverError as exc:
         return _failed("failed", exc)
     except BaseException as exc:  # noqa: BLE001 - the border of the process: plugins raise what they like
+        # For the plugin's author: the manager logs what comes here.
         traceback.print_exc(file=sys.stderr)
         return _failed("raised", exc)
     return frame
@@ -90,7 +108,7 @@ def _perform(instance: list[BaseDriver], header: dict[str, Any], body: bytes) ->
     operation = header["operation"]
     if operation == "initialize":
         _limit_memory(header["memory_bytes"])
-        driver = load(header["source"])
+        driver = load(header["source"], body)
         driver.initialize(header["config"])
         instance.append(driver)
         return {"version": str(getattr(driver, "version", ""))}
@@ -119,18 +137,22 @@ def _perform(instance: list[BaseDriver], header: dict[str, Any], body: bytes) ->
     raise Invalid(f"there is no operation {operation!r}")
 
 
-def load(source: str) -> BaseDriver:
+def load(source: str, code: bytes = b"") -> BaseDriver:
     """Make the driver of a file, or of ``module:attribute``.
+
+    Args:
+        source: path of the file, or the attribute.
+        code: what stands in the file.
 
     Raises:
         Invalid: there is none, or it lacks a method.
     """
     try:
-        factory = _factory(source)
+        factory = _factory(source, code)
         driver: BaseDriver = factory()
     except Invalid:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         message = f"it cannot be made: {type(exc).__name__}: {exc}"
         raise Invalid(message) from exc
     missing = [name for name in METHODS if not callable(getattr(driver, name, None))]
@@ -139,14 +161,12 @@ def load(source: str) -> BaseDriver:
     return driver
 
 
-def _factory(source: str) -> Callable[[], BaseDriver]:
+def _factory(source: str, code: bytes) -> Callable[[], BaseDriver]:
     if source.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(f"qfleet_driver_{Path(source).stem}", source)
-        if spec is None or spec.loader is None:
-            raise Invalid(f"{source} cannot be read")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        module = ModuleType(f"qfleet_driver_{Path(source).stem}")
+        module.__file__ = source
+        sys.modules[module.__name__] = module
+        exec(compile(code, source, "exec"), module.__dict__)  # noqa: S102 - plugins are programs
         attribute = ATTRIBUTE
     else:
         name, _, attribute = source.partition(":")
@@ -161,16 +181,14 @@ def _failed(kind: str, error: BaseException) -> bytes:
     text = str(error)[:_MESSAGE_CHARS] or type(error).__name__
     if kind == "raised":
         text = f"{type(error).__name__}: {text}"
-    return encode_frame({"error": kind, "message": text, "rss_bytes": _rss_bytes()}, b"")
+    # Names of files may hold what is no Unicode.
+    text = text.encode(errors="replace").decode()
+    return encode_frame({"error": kind, "message": text}, b"")
 
 
 def _limit_memory(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _read(count: int) -> bytes:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,6 +21,8 @@ FILE_BYTES = 1 << 20
 DRIVER_NAME = r"^[a-z][a-z0-9_]{0,31}$"
 #: Names of devices: the left half.
 DEVICE_ID = r"^[a-z][a-z0-9_]{0,63}$"
+#: Longest time, seconds. Waits of much more overflow.
+MOST_S = 1e7
 _DEEPEST = 20
 _FAULTS = 5
 
@@ -32,25 +35,25 @@ class PoolConfig(_Section):
     """Connections of one driver; each is a process with an instance of the driver."""
 
     max_size: int = Field(default=2, ge=1, le=64)
-    idle_timeout_s: float = Field(default=300.0, gt=0)
+    idle_timeout_s: float = Field(default=300.0, gt=0, le=MOST_S)
     wait_s: float = Field(default=5.0, gt=0, le=60)
-    health_check_after_s: float = Field(default=5.0, ge=0)
-    health_check_timeout_s: float = Field(default=2.0, gt=0)
+    health_check_after_s: float = Field(default=5.0, ge=0, le=MOST_S)
+    health_check_timeout_s: float = Field(default=2.0, gt=0, le=MOST_S)
 
 
 class RetryConfig(_Section):
     """Retries of calls that may succeed a moment later."""
 
     attempts: int = Field(default=3, ge=1, le=20)
-    first_wait_s: float = Field(default=0.1, gt=0)
-    max_wait_s: float = Field(default=5.0, gt=0)
+    first_wait_s: float = Field(default=0.1, gt=0, le=MOST_S)
+    max_wait_s: float = Field(default=5.0, gt=0, le=MOST_S)
 
 
 class BreakerConfig(_Section):
     """Circuit breakers, one per driver and one per device."""
 
     fail_max: int = Field(default=5, ge=1)
-    reset_timeout_s: float = Field(default=30.0, gt=0)
+    reset_timeout_s: float = Field(default=30.0, gt=0, le=MOST_S)
 
 
 class ResilienceConfig(_Section):
@@ -59,24 +62,24 @@ class ResilienceConfig(_Section):
     retry: RetryConfig = RetryConfig()
     breaker: BreakerConfig = BreakerConfig()
     #: a crashed driver is started again after this time, and after twice as long the next time.
-    restart_first_s: float = Field(default=0.5, gt=0)
-    restart_max_s: float = Field(default=60.0, gt=0)
-    drain_s: float = Field(default=30.0, gt=0)
+    restart_first_s: float = Field(default=0.5, gt=0, le=MOST_S)
+    restart_max_s: float = Field(default=60.0, gt=0, le=MOST_S)
+    drain_s: float = Field(default=30.0, gt=0, le=MOST_S)
 
 
 class CacheConfig(_Section):
     """What is remembered, and for how long."""
 
     backend: Literal["memory", "redis"] = "memory"
-    metadata_ttl_s: float = Field(default=2.0, ge=0)
-    results_ttl_s: float = Field(default=300.0, ge=0)
+    metadata_ttl_s: float = Field(default=5.0, ge=0, le=MOST_S)
+    results_ttl_s: float = Field(default=300.0, ge=0, le=MOST_S)
     results_max: int = Field(default=256, ge=1)
 
 
 class MonitoringConfig(_Section):
     """How the manager watches its drivers."""
 
-    probe_s: float = Field(default=2.0, gt=0)
+    probe_s: float = Field(default=2.0, gt=0, le=MOST_S)
     watch_files: bool = True
 
 
@@ -90,9 +93,19 @@ class DriverConfig(_Section):
     environment: tuple[str, ...] = ()
     memory_bytes: int = Field(default=2 << 30, ge=64 << 20)
     threads: int = Field(default=1, ge=1)
-    start_timeout_s: float = Field(default=30.0, gt=0)
-    call_timeout_s: float = Field(default=10.0, gt=0)
+    start_timeout_s: float = Field(default=30.0, gt=0, le=MOST_S)
+    call_timeout_s: float = Field(default=10.0, gt=0, le=MOST_S)
     pool: PoolConfig | None = None
+
+    @field_validator("config")
+    @classmethod
+    def _check_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        try:
+            orjson.dumps(config)
+        except TypeError as exc:
+            message = f"a driver is given JSON, which this is not: {exc}"
+            raise ValueError(message) from exc
+        return config
 
 
 class ManagerConfig(_Section):
@@ -153,6 +166,7 @@ def parse_configuration(text: str, name: str, *, folder: Path) -> ManagerConfig:
         ConfigurationInvalid: it is not valid; names line and key.
     """
     try:
+        _refuse_aliases(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines = dict(_lines(node, (), _DEEPEST)) if node is not None else {}
         document = yaml.safe_load(text)
@@ -180,6 +194,15 @@ class _Fault(Exception):
     pass
 
 
+def _refuse_aliases(text: str) -> None:
+    """A few lines of aliases of aliases are a document without end."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            mark = event.start_mark
+            where = "somewhere" if mark is None else f"line {mark.line + 1}"
+            raise _Fault(f"{where}: *{event.anchor}: aliases are not read")
+
+
 def _lines(
     node: yaml.Node, path: tuple[str, ...], depth: int
 ) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -190,6 +213,8 @@ def _lines(
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _Fault(f"line {key.start_mark.line + 1}: a key must be a word")
             if key.value in seen:
                 message = f"line {key.start_mark.line + 1}: {'.'.join((*path, key.value))}: twice"
                 raise _Fault(message)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from app.drivers.driver import DeviceState
+from app.drivers.driver import COMMON_GATES, DeviceState
 from app.drivers.process import Fault, Killed
 from app.drivers.resilience import unavailable
 from app.drivers.words import READ, RUN, WRITE
@@ -27,13 +27,14 @@ from app.errors import (
     TimeLimitReached,
 )
 from app.jobs.job import Failure
-from app.primitives.programs import QASM3, QASM3_CHECK, SAMPLER
+from app.primitives.programs import ESTIMATOR, QASM3, QASM3_CHECK, SAMPLER
 from app.sandbox.protocol import Reply, Request, SandboxKilled
 from app.telemetry.tracing import trace_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from app.backends.catalog import Backend
     from app.drivers.caches import ResultsCache
     from app.drivers.loaded import LoadedDriver
     from app.sandbox.pool import SandboxPool, SandboxSlot
@@ -118,6 +119,7 @@ class DriverSandbox:
         find: Callable[[str], tuple[LoadedDriver, str] | None],
         fallbacks: Callable[[str], Sequence[str]],
         results: ResultsCache,
+        resolve: Callable[[str], Backend | None],
     ) -> None:
         """Make it.
 
@@ -127,23 +129,27 @@ class DriverSandbox:
             find: device → its driver and its id; None for a backend of an executor.
             fallbacks: device → devices that take its jobs while it cannot.
             results: results that are repeatable.
+            resolve: name → backend of our own executors, if it is one.
         """
         self._driver = driver
         self._translators = translators
         self._find = find
         self._fallbacks = fallbacks
         self._results = results
+        self._resolve = resolve
         self._lock = threading.Lock()
-        self._killed = False
+        self._killed = threading.Event()
         self._stop: Callable[[], None] | None = None
 
     def run(self, *, owner: str, request: Request, time_limit_s: float) -> Reply:
         """Run one job to its end; see ``SandboxSlot.run``."""
-        with self._lock:
-            self._killed = False
+        self._killed.clear()
         end = time.monotonic() + time_limit_s
         try:
-            return self._run(owner, request, end, time_limit_s)
+            with structlog.contextvars.bound_contextvars(
+                trace_id=trace_id_of(request.traceparent), job_id=request.job_id
+            ):
+                return self._run(owner, request, end, time_limit_s)
         except ServiceError as exc:
             if isinstance(exc, TimeLimitReached | SandboxUnavailable):
                 raise
@@ -161,7 +167,7 @@ class DriverSandbox:
     def kill(self) -> None:
         """Stop what runs, from any thread."""
         with self._lock:
-            self._killed = True
+            self._killed.set()
             # Under the lock: a moment later somebody else's job may run there.
             if self._stop is not None:
                 self._stop()
@@ -172,7 +178,7 @@ class DriverSandbox:
         run = _Run(
             owner=owner, request=request, end=end, time_limit_s=time_limit_s, began=time.time()
         )
-        read = self._translate(owner, replace(request, program_id=READ + request.program_id), end)
+        read = self._translate(owner, self._reading(request), end)
         if read.result is None:
             return read
         document = orjson.loads(read.result)
@@ -181,7 +187,7 @@ class DriverSandbox:
             try:
                 found = self._find(device)
                 if found is None:
-                    reply = self._run_on_executor(owner, request, device, end)
+                    reply = self._run_on_executor(owner, request, self._ours(device), end)
                     return _told(reply, failed, device)
                 driver, device_id = found
                 counts, metadata = self._counts(run, document, driver, device_id)
@@ -198,9 +204,18 @@ class DriverSandbox:
             metadata |= _failover(failed, device)
             if request.traceparent:
                 metadata["trace_id"] = trace_id_of(request.traceparent)
-            metadata |= {"attempt": request.attempt, "shots": document["circuits"][0]["shots"]}
+            metadata["attempt"] = request.attempt
+            if document["circuits"]:
+                metadata["shots"] = document["circuits"][0]["shots"]
             return self._written(run, document, counts, metadata)
         raise failed[0][1]
+
+    def _reading(self, request: Request) -> Request:
+        """The request to read a program."""
+        found = self._find(request.target)
+        device = None if found is None else found[0].devices.get(found[1])
+        gates = COMMON_GATES if device is None else device.basis_gates
+        return replace(request, program_id=READ + request.program_id, target=" ".join(gates))
 
     def _counts(
         self, run: _Run, document: Mapping[str, Any], driver: LoadedDriver, device_id: str
@@ -221,7 +236,7 @@ class DriverSandbox:
             key = self._results.key(
                 owner=run.owner,
                 driver=driver.name,
-                generation=driver.generation,
+                revision=driver.revision,
                 device=device_id,
                 circuits=document["circuits"],
                 seed=seed,
@@ -240,7 +255,7 @@ class DriverSandbox:
                     options,
                     timeout_s=run.end - time.monotonic(),
                     stoppable=self._stoppable,
-                    stop=lambda: self._killed,
+                    stop=self._killed,
                     job_id=run.request.job_id,
                 )
             except Killed as exc:
@@ -262,11 +277,13 @@ class DriverSandbox:
     ) -> Reply:
         request = run.request
         metadata["timings_s"] = {"run": time.time() - run.began}
+        if "without_effect" in document:
+            metadata["options_without_effect"] = document["without_effect"]
         if request.program_id == QASM3:
             spaced = {_spaced(bits, document["widths"]): times for bits, times in counts[0].items()}
             result = orjson.dumps({"counts": spaced, "metadata": metadata})
             return Reply(result=result, failure=None, metadata=metadata)
-        if request.program_id != SAMPLER:
+        if request.program_id not in (SAMPLER, ESTIMATOR):
             raise ExecutionError(f"no result is written of program {request.program_id!r}")
         params = orjson.dumps(
             {
@@ -278,17 +295,26 @@ class DriverSandbox:
                 "finished": time.time(),
             }
         )
-        inner = replace(request, program_id=WRITE + SAMPLER, params=params)
+        inner = replace(request, program_id=WRITE + request.program_id, params=params)
         reply = self._translate(run.owner, inner, run.end)
         return replace(reply, metadata=metadata)
 
-    def _run_on_executor(self, owner: str, request: Request, backend: str, end: float) -> Reply:
+    def _run_on_executor(self, owner: str, request: Request, backend: Backend, end: float) -> Reply:
         """Run the job on one of our own executors, in the sandbox: a fallback."""
-        target, _, executor = backend.partition("@")
         inner = replace(
-            request, program_id=RUN + request.program_id, target=target, executor=executor
+            request,
+            program_id=RUN + request.program_id,
+            target=backend.metadata,
+            executor=backend.executor,
         )
         return self._translate(owner, inner, end)
+
+    def _ours(self, name: str) -> Backend:
+        backend = self._resolve(name)
+        if backend is None:
+            message = f"there is no device {name!r}"
+            raise DriverUnavailable(message, reason="no_device", device=name)
+        return backend
 
     def _translate(self, owner: str, request: Request, end: float) -> Reply:
         left = end - time.monotonic()
@@ -306,7 +332,7 @@ class DriverSandbox:
     def _stoppable(self, stop: Callable[[], None]) -> Iterator[None]:
         """``kill`` calls ``stop`` inside the block."""
         with self._lock:
-            if self._killed:
+            if self._killed.is_set():
                 raise SandboxKilled
             self._stop = stop
         try:
@@ -316,9 +342,8 @@ class DriverSandbox:
                 self._stop = None
 
     def _check_killed(self) -> None:
-        with self._lock:
-            if self._killed:
-                raise SandboxKilled
+        if self._killed.is_set():
+            raise SandboxKilled
 
 
 def _require_online(driver: LoadedDriver, device: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import threading
 import time
+import uuid
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import structlog
 
 from app.drivers.configuration import DEVICE_ID
@@ -36,7 +39,6 @@ MOST_ENTRIES = 64
 MOST_COUPLINGS = 65_536
 TEXT_CHARS = 256
 _GATE = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_generations = itertools.count(1)
 
 
 class DriverState(StrEnum):
@@ -67,8 +69,8 @@ class LoadedDriver:
         """Make it; ``start`` connects."""
         self.source = source
         self.name = source.name
-        #: grows with every driver that is loaded: what one said is not what the next one says.
-        self.generation = next(_generations)
+        #: of nobody else: what one driver said is not what the next one says.
+        self._id = uuid.uuid4().hex
         self.version = ""
         self.restarts = 0
         self.error = ""
@@ -80,6 +82,9 @@ class LoadedDriver:
         self._lock = threading.Lock()
         self._state = DriverState.LOADING
         self._calibrating: set[str] = set()
+        #: devices whose driver is being asked how they are, and what it said last.
+        self._asking: set[str] = set()
+        self._told: dict[str, DeviceState] = {}
         self._restart_at = 0.0
         self._restart_wait_s = config.restart_first_s
         self.pool = ConnectionPool(driver=source.name, config=pool, connect=self._connect)
@@ -93,6 +98,20 @@ class LoadedDriver:
     def is_ready(self) -> bool:
         """Whether it takes calls."""
         return self._state is DriverState.READY
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it takes no calls any more, and never will."""
+        return self._state in (DriverState.DRAINING, DriverState.UNLOADED)
+
+    @property
+    def revision(self) -> str:
+        """What tells its results from another driver's: the same everywhere for the same file."""
+        if not self.source.code:
+            # What a package holds may change under the same name and version.
+            return self._id
+        parts = (self.source.code, orjson.dumps(self.source.config), self.version.encode())
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
     def start(self) -> None:
         """Start it and learn its devices.
@@ -124,7 +143,7 @@ class LoadedDriver:
         *,
         timeout_s: float,
         stoppable: Callable[[Callable[[], None]], AbstractContextManager[None]],
-        stop: Callable[[], bool],
+        stop: threading.Event,
         job_id: str,
     ) -> object:
         """Sample a circuit; gives what the driver says are its counts.
@@ -135,7 +154,7 @@ class LoadedDriver:
             options: for the driver.
             timeout_s: after so many seconds the driver is killed.
             stoppable: makes what it is given callable by whoever wants the execution to end.
-            stop: whether somebody wanted that.
+            stop: set when somebody wants that.
             job_id: for the logs.
 
         Raises:
@@ -149,7 +168,7 @@ class LoadedDriver:
         def ask() -> object:
             with self._connection() as connection, stoppable(connection.kill):
                 left_s = max(end - time.monotonic(), 0.001)
-                try:
+                with self._patient_for(left_s):
                     return connection.call(
                         "execute",
                         circuit["qasm3"].encode(),
@@ -160,10 +179,6 @@ class LoadedDriver:
                         shots=circuit["shots"],
                         options=dict(options),
                     )
-                except Hung as exc:
-                    if left_s < self.source.call_timeout_s:
-                        raise Overdue(exc.message) from exc
-                    raise
 
         # A circuit that is sampled once more gives other samples of the same state: idempotent.
         return self._resilience.call(
@@ -188,11 +203,14 @@ class LoadedDriver:
             if device_id in self._calibrating:
                 raise DeviceOffline(f"device {device_id!r} is being calibrated", device=device_id)
             self._calibrating.add(device_id)
+
+        def ask() -> object:
+            with self._connection() as connection, self._patient_for(timeout_s):
+                return connection.call("calibrate", timeout_s=timeout_s, device_id=device_id)
+
         try:
             reference = self._resilience.call(
-                lambda: self._measured(
-                    "calibrate", lambda: self._ask("calibrate", device_id, timeout_s), device_id
-                ),
+                lambda: self._measured("calibrate", ask, device_id),
                 driver=self.name,
                 device=device_id,
                 idempotent=False,
@@ -206,24 +224,20 @@ class LoadedDriver:
         return str(reference)[:TEXT_CHARS]
 
     def status(self, device_id: str) -> DeviceState:
-        """How a device is; what the driver said a moment ago is believed."""
-        if self._state is DriverState.DRAINING:
-            return DeviceState.MAINTENANCE
-        if self._state is not DriverState.READY:
-            return DeviceState.OFFLINE
-        with self._lock:
-            if device_id in self._calibrating:
-                return DeviceState.CALIBRATING
-        if self._resilience.breaker(self.name, device_id).state == "open":
-            return DeviceState.ERROR
-        key = f"{self.name}:{self.generation}:{device_id}"
-        try:
-            return DeviceState(self._cache.status(key, lambda: self._ask_status(device_id)))
-        except DriverBusy:
-            # Nobody is there to ask because all are running circuits.
-            return DeviceState.ONLINE
-        except Fault:
-            return DeviceState.ERROR
+        """How a device is; what the driver said a moment ago is believed.
+
+        Takes up to ``call_timeout_s`` when the driver must be asked.
+        """
+        known = self.known_status(device_id)
+        return self._ask_status(device_id) if known is None else known
+
+    def known_status(self, device_id: str) -> DeviceState | None:
+        """How a device is; None: the driver must be asked."""
+        own = self._own_status(device_id)
+        if own is not None:
+            return own
+        told = self._cache.status(self._key(device_id))
+        return None if told is None else DeviceState(told)
 
     def probe(self) -> None:
         """Look after it: start it again when it is time, close what is idle, count."""
@@ -234,12 +248,16 @@ class LoadedDriver:
             device.provider or self.name: 0 for device in self.devices.values()
         }
         for device in self.devices.values():
-            online[device.provider or self.name] += self.status(device.id) is DeviceState.ONLINE
+            online[device.provider or self.name] += (
+                self._fresh_status(device.id) is DeviceState.ONLINE
+            )
+        if self.is_leaving:
+            # Its metrics are dropped, or will be.
+            return
         self._metrics.show(
             self.name,
             connections=(("active", self.pool.active), ("idle", self.pool.idle)),
             devices=online.items(),
-            queued=(),
         )
 
     def drain(self, timeout_s: float) -> None:
@@ -273,8 +291,8 @@ class LoadedDriver:
         return process
 
     @contextmanager
-    def _connection(self) -> Iterator[DriverProcess]:
-        with self.pool.connection() as connection:
+    def _connection(self, *, wait_s: float | None = None) -> Iterator[DriverProcess]:
+        with self.pool.connection(wait_s=wait_s) as connection:
             if not isinstance(connection, DriverProcess):
                 raise TypeError("the pool of a driver holds processes")
             try:
@@ -284,23 +302,71 @@ class LoadedDriver:
                 self._fail(exc)
                 raise
 
-    def _ask(self, operation: str, device_id: str, timeout_s: float) -> object:
-        with self._connection() as connection:
-            return connection.call(operation, timeout_s=timeout_s, device_id=device_id)
+    @contextmanager
+    def _patient_for(self, timeout_s: float) -> Iterator[None]:
+        """A driver that had less than its own time for a call is not called hanging."""
+        try:
+            yield
+        except Hung as exc:
+            if timeout_s < self.source.call_timeout_s:
+                raise Overdue(exc.message) from exc
+            raise
 
-    def _ask_status(self, device_id: str) -> str:
-        timeout_s = self.source.call_timeout_s
-        answer = self._measured(
-            "status", lambda: self._ask("status", device_id, timeout_s), device_id
-        )
-        return DeviceState(str(answer)).value
+    def _key(self, device_id: str) -> str:
+        return f"{self._id}:{device_id}"
+
+    def _own_status(self, device_id: str) -> DeviceState | None:
+        """How a device is, if no driver needs to be asked for that."""
+        if self._state is DriverState.DRAINING:
+            return DeviceState.MAINTENANCE
+        if self._state is not DriverState.READY:
+            return DeviceState.OFFLINE
+        with self._lock:
+            if device_id in self._calibrating:
+                return DeviceState.CALIBRATING
+        if self._resilience.breaker(self.name, device_id).state == "open":
+            return DeviceState.ERROR
+        return None
+
+    def _fresh_status(self, device_id: str) -> DeviceState:
+        """How a device is, asked for even if it is known: so that no caller has to wait for it."""
+        own = self._own_status(device_id)
+        return self._ask_status(device_id) if own is None else own
+
+    def _ask_status(self, device_id: str) -> DeviceState:
+        """What the driver says, or has said last while nobody is there to ask."""
+        with self._lock:
+            last = self._told.get(device_id, DeviceState.ONLINE)
+            if device_id in self._asking:
+                return last
+            self._asking.add(device_id)
+        state = last
+        try:
+            answer = self._measured("status", lambda: self._status_of(device_id), device_id)
+            state = DeviceState(str(answer))
+        except DriverBusy:
+            # All connections run circuits: a status is not worth waiting for.
+            return last
+        except (Fault, ValueError):
+            state = DeviceState.ERROR
+        finally:
+            with self._lock:
+                self._asking.discard(device_id)
+                self._told[device_id] = state
+        self._cache.remember(self._key(device_id), state.value)
+        return state
+
+    def _status_of(self, device_id: str) -> object:
+        with self._connection(wait_s=0.0) as connection:
+            timeout_s = self.source.call_timeout_s
+            return connection.call("status", timeout_s=timeout_s, device_id=device_id)
 
     def _ask_devices(self) -> dict[str, Device]:
         with self._connection() as connection:
             told = connection.call("devices", timeout_s=self.source.call_timeout_s)
         try:
             devices = [_device(each) for each in _bounded(told, MOST_DEVICES)]
-        except (KeyError, TypeError, ValueError) as exc:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as exc:
             message = f"driver {self.name!r}: a device is not as it must be: {exc}"
             raise DriverInvalid(message, driver=self.name) from exc
         found = {device.id: device for device in devices}
@@ -404,10 +470,11 @@ def _couplings(told: Any, device_id: str, num_qubits: int) -> tuple[tuple[int, i
     if told is None:
         return None
     pairs = []
-    for one, other in _bounded(told, MOST_COUPLINGS):
+    for pair in _bounded(told, MOST_COUPLINGS):
+        one, other = map(int, pair)
         if not (0 <= one < num_qubits and 0 <= other < num_qubits and one != other):
             raise ValueError(f"{device_id}: there is no coupling of qubits {one} and {other}")
-        pairs.append((int(one), int(other)))
+        pairs.append((one, other))
     return tuple(pairs)
 
 

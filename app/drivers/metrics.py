@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -44,19 +45,19 @@ class DriverMetrics:
             registry=self.registry,
             buckets=BUCKETS_S,
         )
-        self.connections = Gauge(
+        self._connections = Gauge(
             "eigen_driver_connections",
             "Connections of the pool.",
             ("driver", "state"),
             registry=self.registry,
         )
-        self.devices = Gauge(
+        self._devices = Gauge(
             "eigen_available_devices",
             "Devices that are online.",
             ("driver", "provider"),
             registry=self.registry,
         )
-        self.queue_depth = Gauge(
+        self._queue_depth = Gauge(
             "eigen_device_queue_depth",
             "Jobs that wait for the device's driver.",
             ("driver", "device_id"),
@@ -84,19 +85,21 @@ class DriverMetrics:
         *,
         connections: Iterable[tuple[str, int]],
         devices: Iterable[tuple[str, int]],
-        queued: Iterable[tuple[str, int]],
     ) -> None:
-        """Set the gauges of one driver: by state, by provider, by device."""
+        """Set the gauges of one driver: by state, by provider."""
         for state, number in connections:
-            self.connections.labels(driver, state).set(number)
+            self._connections.labels(driver, state).set(number)
         for provider, number in devices:
-            self.devices.labels(driver, provider).set(number)
-        for device, number in queued:
-            self.queue_depth.labels(driver, device).set(number)
+            self._devices.labels(driver, provider).set(number)
+
+    def show_queue(self, driver: str, devices: Iterable[str], depth: int) -> None:
+        """Set how many jobs wait for a driver, for each of its devices."""
+        for device in devices:
+            self._queue_depth.labels(driver, device).set(depth)
 
     def forget(self, driver: str) -> None:
         """Drop the gauges of a driver that is gone."""
-        for gauge in (self.connections, self.devices, self.queue_depth):
+        for gauge in (self._connections, self._devices, self._queue_depth):
             gauge.remove_by_labels({"driver": driver})
 
 
@@ -132,7 +135,7 @@ class MetricsServer:
                     return [b"there are GET /metrics and GET /healthz\n"]
 
         self._server = make_server(
-            host, port, application, ThreadingWSGIServer, handler_class=_Handler
+            host, port, application, _server_for(host), handler_class=_Handler
         )
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="driver-metrics", daemon=True
@@ -152,6 +155,14 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(REQUEST_S)
+
+
+class _ServerOfIPv6(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
+
+
+def _server_for(host: str) -> type[ThreadingWSGIServer]:
+    return _ServerOfIPv6 if ":" in host else ThreadingWSGIServer
 
 
 class _Handler(WSGIRequestHandler):

@@ -37,6 +37,9 @@ class Connection(Protocol):
     ) -> object:
         """Let the driver do something."""
 
+    def kill(self) -> None:
+        """Stop it, from any thread; whoever uses it closes it."""
+
     def close(self) -> None:
         """End it."""
 
@@ -95,14 +98,17 @@ class ConnectionPool:
         return self._config.max_size
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
+    def connection(self, *, wait_s: float | None = None) -> Iterator[Connection]:
         """A connection; afterwards it is idle again, or closed when it is of no more use.
+
+        Args:
+            wait_s: how long to wait when all are in use, instead of the configured time.
 
         Raises:
             DriverBusy: all are in use, and none came back in time.
             Fault: a new one could not be made.
         """
-        connection = self._take()
+        connection = self._take(self._config.wait_s if wait_s is None else wait_s)
         try:
             yield connection
         finally:
@@ -127,26 +133,28 @@ class ConnectionPool:
             return self._changed.wait_for(lambda: not self._active and not self._opening, timeout_s)
 
     def close(self) -> None:
-        """Close all connections, also those in use."""
+        """Close all connections; those in use are stopped."""
         with self._changed:
             self._closed = True
-            left = [one.connection for one in self._idle] + self._active
-            self._idle.clear()
+            idle, self._idle = self._idle, []
+            # Only who uses a connection may speak through it; it also closes it.
+            for connection in self._active:
+                connection.kill()
             self._changed.notify_all()
-        for connection in left:
-            self._close(connection, "unloaded")
+        for one in idle:
+            self._close(one.connection, "unloaded")
 
-    def _take(self) -> Connection:
-        end = time.monotonic() + self._config.wait_s
+    def _take(self, wait_s: float) -> Connection:
+        end = time.monotonic() + wait_s
         while True:
-            found = self._reserve(end)
+            found = self._reserve(end, wait_s)
             if found is None:
                 return self._open()
             if self._is_well(found):
                 return found.connection
             self._discard(found.connection, "unhealthy")
 
-    def _reserve(self, end: float) -> _Idle | None:
+    def _reserve(self, end: float, wait_s: float) -> _Idle | None:
         """The connection that was used last; None: there is room for a new one, and it is ours."""
         with self._changed:
             while True:
@@ -164,7 +172,7 @@ class ConnectionPool:
                 if not self._changed.wait(max(end - time.monotonic(), 0)):
                     message = (
                         f"all {self._config.max_size} connections of driver {self._driver!r} are"
-                        f" in use, and none came back within {self._config.wait_s:g} s; try again"
+                        f" in use, and none came back within {wait_s:g} s; try again"
                     )
                     raise DriverBusy(
                         message, reason="pool_exhausted", allowed=self._config.max_size

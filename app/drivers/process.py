@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import orjson
+import structlog
 
 from app.drivers.child import CALLS_FD
 from app.sandbox.protocol import LENGTHS, MalformedFrame, decode_lengths, encode_frame
@@ -22,9 +24,16 @@ from app.sandbox.protocol import LENGTHS, MalformedFrame, decode_lengths, encode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+log = structlog.get_logger()
+
 ROOT = Path(__file__).parents[2]
 #: A reply is a header only.
 REPLY_BYTES = 0
+#: Longest call: more is not told from for ever, and overflows clocks.
+MOST_CALL_S = 86_400.0
+#: Longest line of a driver's stderr, and lines a second, that reach the log.
+LINE_BYTES = 2048
+LINES_PER_S = 50
 #: What a process of a driver sees of the environment, besides what its configuration names.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 #: Processor time beyond the clock's, before the kernel ends a process that was forgotten.
@@ -39,6 +48,8 @@ class Source:
     name: str
     #: a file that ends in ``.py``, or ``module:attribute``.
     source: str
+    #: what stood in the file when the driver was loaded: every process of it runs the same.
+    code: bytes = b""
     config: Mapping[str, Any] = field(default_factory=dict)
     #: names of further variables of the environment that it sees.
     environment: tuple[str, ...] = ()
@@ -118,7 +129,10 @@ class NotADriver(Fault):
     kind = "invalid_driver"
 
 
+#: What a process may answer, and what it means.
 _FAULTS: dict[str, type[Fault]] = {
+    "failed": Fault,
+    "raised": Fault,
     "unavailable": DeviceDown,
     "invalid_circuit": Refused,
     "invalid_driver": NotADriver,
@@ -133,6 +147,8 @@ class DriverProcess:
         """Prepare; ``start`` starts it."""
         self._source = source
         self._killed = threading.Event()
+        #: set before it dies of it: a process that was told to end is of no more use.
+        self._ended = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self.version = ""
@@ -149,6 +165,7 @@ class DriverProcess:
             process._start()
             hello = process.call(
                 "initialize",
+                source.code,
                 timeout_s=source.start_timeout_s,
                 source=source.source,
                 config=dict(source.config),
@@ -168,8 +185,12 @@ class DriverProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.poll() is None
+        """Whether the process can be used."""
+        if self._process is None or self._ended.is_set():
+            return False
+        # It stays a zombie until ``reap``: until then its id is nobody else's.
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, how) is None
 
     def call(self, operation: str, body: bytes = b"", *, timeout_s: float, **header: Any) -> Any:
         """Let the driver do something.
@@ -183,6 +204,7 @@ class DriverProcess:
         Raises:
             Fault: it gave no result.
         """
+        timeout_s = min(timeout_s, MOST_CALL_S)
         end = time.monotonic() + timeout_s
         cpu_s = timeout_s * self._source.threads + CPU_SLACK_S
         frame = encode_frame({"operation": operation, "cpu_s": cpu_s, **header}, body)
@@ -201,10 +223,16 @@ class DriverProcess:
             if self._killed.is_set():
                 raise Killed("the call was stopped") from exc
             raise Died(f"the driver's process ended during {operation}") from exc
-        if "error" in reply:
-            kind = reply["error"]
-            raise _FAULTS.get(kind, Fault)(reply["message"], kind=kind)
-        return reply["ok"]
+        match reply:
+            case {"ok": answer}:
+                return answer
+            case {"error": str(kind), "message": str(message)} if kind in _FAULTS:
+                fault = _FAULTS[kind](message, kind=kind)
+                if fault.fatal:
+                    self._stop()
+                raise fault
+        self._stop()
+        raise Died(f"the driver's process answered {operation} with something else")
 
     def kill(self) -> None:
         """End the process; a call that waits for it raises ``Killed``."""
@@ -219,7 +247,7 @@ class DriverProcess:
         self.reap()
 
     def reap(self) -> None:
-        """Forget the process; only after ``kill``."""
+        """Forget the process; only after ``kill``, and once."""
         if self._process is not None:
             self._process.wait()
         if self._socket is not None:
@@ -236,28 +264,38 @@ class DriverProcess:
         names = (*ENVIRONMENT, *self._source.environment)
         environment = {name: os.environ[name] for name in names if name in os.environ}
         environment["PYTHONPATH"] = str(ROOT)
-        # Bytecode is told from its source by seconds and size: a quick change would be missed.
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(self._source.threads)
-        with its:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", program],
-                env=environment,
-                pass_fds=[fd],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd=ROOT,
-                start_new_session=True,
-            )
-        ours.setblocking(False)  # noqa: FBT003 - the library's signature
         self._socket = ours
+        ours.setblocking(False)  # noqa: FBT003 - the library's signature
+        with its:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    env=environment,
+                    pass_fds=[fd],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    cwd=ROOT,
+                    start_new_session=True,
+                )
+            except OSError as exc:
+                raise Died(f"no process could be made: {exc.strerror}") from exc
+        self._process = process
+        threading.Thread(
+            target=_relay,
+            args=(process.stderr, self._source.name, process.pid),
+            name=f"{self._source.name}-output",
+            daemon=True,
+        ).start()
 
     def _stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            # Its group: what the driver has started ends with it.
+        self._ended.set()
+        if self._process is not None and self._process.returncode is None:
+            # Its group: what the driver has started ends with it, even if it is dead already.
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, 9)
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _send(self, frame: bytes, end: float) -> None:
         if self._socket is None:
@@ -287,3 +325,15 @@ class DriverProcess:
         left = end - time.monotonic()
         if left <= 0 or not poll.poll(left * 1000):
             raise TimeoutError
+
+
+def _relay(output: IO[bytes], driver: str, process: int) -> None:
+    """Log what a driver writes to stderr, a line at a time; what is too much is not."""
+    second, lines = 0, 0
+    with output:
+        while line := output.readline(LINE_BYTES):
+            now = int(time.monotonic())
+            second, lines = now, (lines + 1 if now == second else 1)
+            if lines <= LINES_PER_S:
+                text = line.decode(errors="replace").rstrip()
+                log.info("driver_wrote", driver_name=driver, process=process, line=text)

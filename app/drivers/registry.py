@@ -6,8 +6,11 @@ import os
 import re
 import socket
 import threading
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -17,15 +20,14 @@ from app.drivers.configuration import DRIVER_NAME, DriverConfig, read_configurat
 from app.drivers.driver import DeviceState
 from app.drivers.loaded import DriverState, LoadedDriver
 from app.drivers.process import Source
-from app.errors import DriverInvalid, DriverNotFound, ServiceError
+from app.errors import DriverInvalid, DriverNotFound, DriverUnavailable, ServiceError, Unavailable
 from app.jobs.job import WorkerReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from app.drivers.caches import MetadataCache
-    from app.drivers.configuration import ManagerConfig
+    from app.drivers.configuration import ManagerConfig, PoolConfig
     from app.drivers.metrics import DriverMetrics
     from app.drivers.resilience import ResilienceManager
 
@@ -39,6 +41,8 @@ SETTLE_MS = 100
 QUIET_MS = 1000
 #: How long the threads that look after drivers may take to end.
 JOIN_S = 5.0
+#: Longest file of a driver.
+CODE_BYTES = 4 << 20
 
 
 class Worker(Protocol):
@@ -59,6 +63,15 @@ class _Entry:
     driver: LoadedDriver
     worker: Worker
     report: WorkerReport
+    gone: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    message: str
+    #: when loading is tried again, on the monotonic clock; None: when something changes.
+    again_at: float | None
+    wait_s: float
 
 
 class DriverRegistry:
@@ -94,36 +107,49 @@ class DriverRegistry:
         self._employ = employ
         self._taken = frozenset(taken)
         self._entries: dict[str, _Entry] = {}
-        #: what could not be loaded → why.
-        self.failures: dict[str, str] = {}
-        # Loading and unloading, one at a time; reading needs no lock: entries are replaced whole.
-        self._lock = threading.RLock()
+        # Held while entries change; reading needs no lock: entries are replaced whole.
+        self._lock = threading.Lock()
+        #: one change of a driver at a time.
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        #: what each driver was made of when loading it was tried last.
+        self._tried: dict[str, object] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._loading: set[str] = set()
+        self._configured = _fingerprint(path)
+        #: of packages; looking takes tens of milliseconds, so it is done for who asks for it.
+        self._packages: dict[str, str] | None = None
         self._stop = threading.Event()
-        #: names that there were at the start, until the watch has begun.
-        self._seen: frozenset[str] | None = None
-        self._threads: list[threading.Thread] = []
+        self._settled = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="drivers", daemon=True)
 
     def start(self) -> None:
-        """Load every driver that is enabled, and look after them from now on."""
-        found = self.sources()
-        self._seen = frozenset(found)
-        for name in found:
-            self._try(name, self.load)
-        loops = [self._look_after]
-        if self.config.monitoring.watch_files and self._watched():
-            loops.append(self._watch)
-        for loop in loops:
-            thread = threading.Thread(target=loop, name=loop.__name__, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        """Load every driver that is enabled, and look after them, from now on."""
+        self._follower.start()
 
     def stop(self) -> None:
-        """Unload every driver."""
+        """Unload every driver; one that is just starting is left to its end."""
         self._stop.set()
-        for thread in self._threads:
-            thread.join(JOIN_S)
-        for name in list(self._entries):
-            self.unload(name)
+        if self._follower.is_alive():
+            self._follower.join(JOIN_S)
+        self._each(list(self._entries), self.unload)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Driver → its state, of those that load, and that could not be loaded, too."""
+        loaded = {name: entry.driver.state.value for name, entry in list(self._entries.items())}
+        loading = dict.fromkeys(list(self._loading), DriverState.LOADING.value)
+        return dict.fromkeys(self.failures, DriverState.FAILED.value) | loading | loaded
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether everything that there was at the start was tried, and every driver is ready."""
+        states = self.states.values()
+        return self._settled.is_set() and all(state == DriverState.READY for state in states)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What could not be loaded → why."""
+        return {name: failure.message for name, failure in list(self._failures.items())}
 
     def drivers(self) -> tuple[LoadedDriver, ...]:
         """Those that are loaded, by name."""
@@ -135,17 +161,13 @@ class DriverRegistry:
         Raises:
             DriverNotFound: none has that name.
         """
-        entry = self._entries.get(name)
-        if entry is None:
-            message = f"there is no driver {name[:64]!r}; loaded are {sorted(self._entries)}"
-            raise DriverNotFound(message)
-        return entry.driver
+        return self._entry(name).driver
 
     def find(self, device: str) -> tuple[LoadedDriver, str] | None:
         """The driver of a device, and the device's id; ``DEVICE`` or ``DEVICE@DRIVER``."""
-        device_id, _, name = device.partition("@")
+        device_id, at, name = device.partition("@")
         for entry in list(self._entries.values()):
-            if device_id in entry.driver.devices and name in ("", entry.driver.name):
+            if device_id in entry.driver.devices and (not at or name == entry.driver.name):
                 return entry.driver, device_id
         return None
 
@@ -153,11 +175,17 @@ class DriverRegistry:
         """Devices that take a device's jobs while it cannot."""
         return self.config.fallback_devices.get(device, ())
 
-    def sources(self) -> dict[str, Source]:
-        """Every driver there could be: of folders, of packages, of the configuration, by name."""
+    def sources(self, *, look_for_packages: bool = False) -> dict[str, Source]:
+        """Every driver there could be: of folders, of packages, of the configuration, by name.
+
+        Args:
+            look_for_packages: whether to look for those that were installed since the start.
+        """
         found: dict[str, tuple[str, str]] = {}
         if self.config.entry_points:
-            found |= {e.name: (e.value, "entry point") for e in entry_points(group=GROUP)}
+            if self._packages is None or look_for_packages:
+                self._packages = {e.name: e.value for e in entry_points(group=GROUP)}
+            found |= {name: (value, "entry point") for name, value in self._packages.items()}
         for folder in self.config.driver_paths:
             for path in sorted(folder.glob("*.py")):
                 if not path.name.startswith("_"):
@@ -182,41 +210,23 @@ class DriverRegistry:
             DriverInvalid: it is none, or a name or a device of it is taken.
             DriverUnavailable: it does not start.
         """
-        with self._lock:
-            source = self.sources().get(name)
-            if source is None:
-                message = f"there is no driver {name[:64]!r}; there could be {[*self.sources()]}"
-                raise DriverNotFound(message)
-            if re.fullmatch(DRIVER_NAME, name) is None or name in self._taken:
-                message = f"no driver can be called {name[:64]!r}: the name is taken, or is none"
-                raise DriverInvalid(message, driver=name)
-            self._resilience.forget(name)
-            driver = LoadedDriver(
-                source,
-                pool=self._settings(name).pool or self.config.pool,
-                config=self.config.resilience,
-                resilience=self._resilience,
-                cache=self._cache,
-                metrics=self._metrics,
-            )
-            driver.start()
+        source = self.sources().get(name)
+        if source is None:
+            sources = self.sources(look_for_packages=True)
+            source = sources.get(name)
+        if source is None:
+            message = f"there is no driver {name[:64]!r}; there could be {[*sources]}"
+            raise DriverNotFound(message)
+        if re.fullmatch(DRIVER_NAME, name) is None or name in self._taken:
+            self._tried[name] = self._made_of(name, source)
+            message = f"no driver can be called {name[:64]!r}: the name is taken, or is none"
+            raise DriverInvalid(message, driver=name)
+        with self._turns[name]:
+            self._loading.add(name)
             try:
-                self._check_owners(driver)
-            except DriverInvalid:
-                driver.close()
-                raise
-            report = self._report(driver)
-            entry = _Entry(driver=driver, worker=self._employ(driver, report), report=report)
-            before = self._entries.get(name)
-            entry.worker.start()
-            self._entries[name] = entry
-            self.failures.pop(name, None)
-            log.info(
-                "driver_loaded", driver_name=name, kind=source.kind, devices=sorted(driver.devices)
-            )
-            if before is not None:
-                self._retire(before, self.config.resilience.drain_s)
-            return driver
+                return self._load(name, source)
+            finally:
+                self._loading.discard(name)
 
     def unload(self, name: str, drain_s: float | None = None) -> None:
         """Drain a driver, then remove its devices.
@@ -224,31 +234,70 @@ class DriverRegistry:
         Raises:
             DriverNotFound: it is not loaded.
         """
-        with self._lock:
-            self.driver(name)
-            entry = self._entries[name]
+        self._entry(name)
+        with self._turns[name]:
+            entry = self._entry(name)
             self._retire(entry, self.config.resilience.drain_s if drain_s is None else drain_s)
-            del self._entries[name]
+            with self._lock:
+                del self._entries[name]
             self._resilience.forget(name)
             log.info("driver_unloaded", driver_name=name)
 
-    def look(self) -> None:
-        """Look after every driver once, and report how devices are."""
-        for entry in list(self._entries.values()):
-            entry.driver.probe()
-            report = self._report(entry.driver, entry.report.id)
-            if report != entry.report:
-                entry.report = report
-                entry.worker.report(report)
+    def _load(self, name: str, source: Source) -> LoadedDriver:
+        # Noted before the file is read: what changes from here on is seen as a change.
+        self._tried[name] = self._made_of(name, source)
+        resilience = self.config.resilience
+        driver = LoadedDriver(
+            replace(source, code=_code(source)),
+            pool=self._pool_of(name),
+            config=resilience,
+            resilience=self._resilience,
+            cache=self._cache,
+            metrics=self._metrics,
+        )
+        driver.start()
+        try:
+            self._check_owners(driver)
+            report = self._report(driver)
+            entry = _Entry(driver=driver, worker=self._employ(driver, report), report=report)
+            before = self._enter(entry)
+        except BaseException:
+            driver.close()
+            raise
+        log.info(
+            "driver_loaded", driver_name=name, kind=source.kind, devices=sorted(driver.devices)
+        )
+        if before is not None:
+            self._retire(before, resilience.drain_s)
+        return driver
+
+    def _enter(self, entry: _Entry) -> _Entry | None:
+        """Let a driver take jobs; gives the one that it replaces."""
+        name = entry.driver.name
+        with self._lock:
+            if self._stop.is_set():
+                raise DriverUnavailable("the driver manager is stopping", driver=name)
+            self._check_owners(entry.driver)
+            before = self._entries.get(name)
+            # What the one before has done is not to be held against this one.
+            self._resilience.forget(name)
+            entry.worker.start()
+            self._entries[name] = entry
+            self._failures.pop(name, None)
+        threading.Thread(
+            target=self._look_after, args=(entry,), name=f"{name}-probe", daemon=True
+        ).start()
+        return before
 
     def _retire(self, entry: _Entry, drain_s: float) -> None:
         # Its worker claims nothing more and waits for what runs; then its connections end.
+        entry.gone.set()
         entry.worker.stop(drain_s)
         entry.driver.drain(1.0)
         entry.driver.close()
 
     def _check_owners(self, driver: LoadedDriver) -> None:
-        for entry in self._entries.values():
+        for entry in list(self._entries.values()):
             shared = sorted(driver.devices.keys() & entry.driver.devices.keys())
             if shared and entry.driver.name != driver.name:
                 message = (
@@ -257,8 +306,23 @@ class DriverRegistry:
                 )
                 raise DriverInvalid(message, driver=driver.name, devices=shared)
 
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            message = f"there is no driver {name[:64]!r}; loaded are {sorted(self._entries)}"
+            raise DriverNotFound(message)
+        return entry
+
     def _settings(self, name: str) -> DriverConfig:
         return self.config.drivers.get(name, DriverConfig())
+
+    def _pool_of(self, name: str) -> PoolConfig:
+        return self._settings(name).pool or self.config.pool
+
+    def _made_of(self, name: str, source: Source) -> object:
+        """What a driver is loaded again for when it changes."""
+        file = Path(source.source) if source.source.endswith(".py") else None
+        return source, self._pool_of(name), self.config.resilience, _fingerprint(file)
 
     def _source(self, name: str, source: str, kind: str) -> Source:
         settings = self._settings(name)
@@ -300,80 +364,161 @@ class DriverRegistry:
             },
         )
 
-    def _try(self, name: str, change: Callable[[str], object]) -> None:
-        """Change something for a file or at the start: a fault is logged, and the rest goes on."""
-        try:
-            change(name)
-        except ServiceError as exc:
-            self.failures[name] = exc.message
-            log.error("driver_not_loaded", driver_name=name, error=exc.message)  # noqa: TRY400 - the message says it all
-
-    def _look_after(self) -> None:
-        while not self._stop.wait(self.config.monitoring.probe_s):
+    def _look_after(self, entry: _Entry) -> None:
+        """Look after a driver, and report how its devices are, until it is gone."""
+        while not entry.gone.wait(self.config.monitoring.probe_s):
             try:
-                self.look()
+                entry.driver.probe()
+                report = self._report(entry.driver, entry.report.id)
+                if report != entry.report:
+                    entry.report = report
+                    entry.worker.report(report)
             except Exception:
-                log.exception("drivers_not_looked_after")
+                log.exception("driver_not_looked_after", driver_name=entry.driver.name)
+
+    def _follow(self) -> None:
+        """Load, load again and unload as files and configuration want it."""
+        while not self._stop.is_set():
+            try:
+                self._scan()
+                self._settled.set()
+                watched = self._watched()
+                for _ in self._changes(watched):
+                    self._scan()
+                    if self._watched() != watched:
+                        break
+            except Exception:
+                # A folder that cannot be read at this moment, for instance: go on.
+                log.exception("drivers_not_followed")
+                self._stop.wait(QUIET_MS / 1000)
+
+    def _changes(self, paths: Sequence[Path]) -> Iterator[object]:
+        """Something at once when a file of these folders changes, and every ``QUIET_MS``."""
+        if self.config.monitoring.watch_files and paths:
+            yield from watchfiles.watch(
+                *paths,
+                stop_event=self._stop,
+                step=SETTLE_MS,
+                rust_timeout=QUIET_MS,
+                yield_on_timeout=True,
+                recursive=False,
+            )
+        while not self._stop.wait(QUIET_MS / 1000):
+            yield None
 
     def _watched(self) -> list[Path]:
         paths = [folder for folder in self.config.driver_paths if folder.is_dir()]
         return paths if self._path is None else [*paths, self._path.parent]
 
-    def _watch(self) -> None:
-        """Load, load again or unload what changes in the folders, and read the configuration."""
-        watched = watchfiles.watch(
-            *self._watched(),
-            stop_event=self._stop,
-            step=SETTLE_MS,
-            rust_timeout=QUIET_MS,
-            yield_on_timeout=True,
-            recursive=False,
-        )
-        for changes in watched:
-            if self._seen is not None:
-                # What came before the watch began was seen by nobody.
-                new, self._seen = set(self.sources()) - self._seen, None
-                for name in sorted(new - set(self._entries)):
-                    self._try(name, self.load)
-            if not changes:
-                continue
-            names = {os.path.realpath(path) for _, path in changes}
-            if self._path is not None and os.path.realpath(self._path) in names:
-                self._read_again()
-            # A failure of the watched files is one of a driver, never of the watch.
-            self._follow(names)
+    def _scan(self) -> None:
+        """Compare what there is with what was tried. Events only say when to look."""
+        is_first = not self._settled.is_set()
+        follows = is_first or self.config.monitoring.watch_files
+        if follows:
+            self._read_again()
+        sources = self.sources()
+        due = [name for name in sources if self._is_due(name)]
+        if follows:
+            due += [
+                name
+                for name, source in sources.items()
+                if name not in due and self._tried.get(name) != self._made_of(name, source)
+            ]
+            for name in self._tried.keys() - sources.keys():
+                del self._tried[name]
+                self._failures.pop(name, None)
+        self._each(due, self.load)
+        if follows:
+            self._each(self._entries.keys() - sources.keys(), self.unload)
+
+    def _is_due(self, name: str) -> bool:
+        """Whether what was not there when it was tried may be there now."""
+        failure = self._failures.get(name)
+        again_at = None if failure is None else failure.again_at
+        return again_at is not None and time.monotonic() >= again_at
 
     def _read_again(self) -> None:
+        """Read the configuration, if it has changed; one that is not valid changes nothing."""
+        found = _fingerprint(self._path)
+        if found == self._configured:
+            return
+        self._configured = found
         try:
             config = read_configuration(self._path)
         except ServiceError as exc:
-            log.error("configuration_not_read", error=exc.message)  # noqa: TRY400 - as above
+            log.error("configuration_not_read", error=exc.message)  # noqa: TRY400 - the message says it all
             return
-        with self._lock:
-            before = self.sources()
-            # Folders that are new are read now, and watched after the next start.
-            self.config = config
-            after = self.sources()
-            for name in before.keys() | after.keys():
-                if name not in after and name in self._entries:
-                    self._try(name, self.unload)
-                elif name in after and before.get(name) != after[name]:
-                    self._try(name, self.load)
+        if config.caches != self.config.caches:
+            log.warning("configuration_needs_restart", key="caches")
+        self.config = config
+        self._resilience.config = config.resilience
         log.info("configuration_read")
 
-    def _follow(self, names: set[str]) -> None:
-        with self._lock:
-            sources = self.sources()
-            for name, source in sources.items():
-                if os.path.realpath(source.source) in names:
-                    self._try(name, self.load)
-            for name in set(self._entries) - sources.keys():
-                self._try(name, self.unload)
-            for name in set(self.failures) - sources.keys():
-                del self.failures[name]
+    def _each(self, names: Iterable[str], change: Callable[[str], object]) -> None:
+        """Change several drivers beside each other: one that hangs keeps no other waiting."""
+        threads = [
+            threading.Thread(
+                target=self._try, args=(name, change), name=f"{name}-change", daemon=True
+            )
+            for name in names
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _try(self, name: str, change: Callable[[str], object]) -> None:
+        """Change a driver for nobody who waits for it: a fault is noted, and tried again."""
+        try:
+            change(name)
+        except DriverNotFound:
+            # Somebody else was faster.
+            return
+        except ServiceError as exc:
+            self._note(name, exc.message, may_pass=isinstance(exc, DriverUnavailable | Unavailable))
+        except Exception as exc:
+            log.exception("driver_not_changed", driver_name=name)
+            self._note(name, f"{type(exc).__name__}: {exc}", may_pass=True)
+
+    def _note(self, name: str, message: str, *, may_pass: bool) -> None:
+        resilience, before = self.config.resilience, self._failures.get(name)
+        wait_s = resilience.restart_first_s
+        if before is not None:
+            wait_s = min(2 * before.wait_s, resilience.restart_max_s)
+        # A new version that does not start leaves the old one in place, until it changes again.
+        is_tried_again = may_pass and name not in self._entries
+        self._failures[name] = _Failure(
+            message=message,
+            again_at=time.monotonic() + wait_s if is_tried_again else None,
+            wait_s=wait_s,
+        )
+        log.error("driver_not_loaded", driver_name=name, error=message)
 
 
-def state_of(registry: DriverRegistry) -> dict[str, str]:
-    """Driver → its state, of those that could not be loaded too."""
-    states = {driver.name: driver.state.value for driver in registry.drivers()}
-    return dict.fromkeys(registry.failures, DriverState.FAILED.value) | states
+def _code(source: Source) -> bytes:
+    """What stands in a driver's file.
+
+    Raises:
+        DriverInvalid: it cannot be read, or is too long.
+    """
+    if not source.source.endswith(".py"):
+        return b""
+    try:
+        with Path(source.source).open("rb") as file:
+            code = file.read(CODE_BYTES + 1)
+    except OSError as exc:
+        message = f"driver {source.name!r}: {source.source} cannot be read: {exc.strerror}"
+        raise DriverInvalid(message, driver=source.name) from exc
+    if len(code) > CODE_BYTES:
+        message = f"driver {source.name!r}: {source.source} has more than {CODE_BYTES} bytes"
+        raise DriverInvalid(message, driver=source.name)
+    return code
+
+
+def _fingerprint(path: Path | None) -> tuple[int, ...] | None:
+    """Something that differs when a file has changed; None: there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 #: Faults that say nothing about driver or device: the caller's circuit, the caller's kill, and a
 #: deadline so short that everybody could open breakers with it.
-BLAMELESS = frozenset(("invalid_circuit", "killed", "overdue"))
+BLAMELESS = frozenset(("invalid_circuit", "killed", "overdue", "breaker_open"))
 #: Faults of the driver itself; of the others, the device is to blame.
 OF_THE_DRIVER = frozenset(("hung", "died", "raised", "memory", "invalid_driver"))
 
@@ -52,7 +52,8 @@ class Breaker:
     """A circuit breaker for calls that overlap.
 
     pybreaker holds its lock while a call runs, so calls would wait for each other. It is told of
-    outcomes only: ``admit`` before a call, ``record`` after it.
+    outcomes only: ``admit`` before a call, ``record`` or ``withdraw`` after it. While it is not
+    closed, one call at a time is its trial, and no other call's outcome counts.
     """
 
     def __init__(self, name: str, config: BreakerConfig) -> None:
@@ -78,37 +79,42 @@ class Breaker:
         state = str(self._breaker.current_state)
         return "half-open" if state != "closed" and is_trial else state
 
-    def admit(self) -> None:
-        """Let a call through.
+    def admit(self) -> bool:
+        """Let a call through; gives whether it is the trial.
 
         Raises:
             BreakerOpen: the breaker is open, or another call is finding out whether it may close.
         """
         with self._lock:
             if self._breaker.current_state == "closed":
-                return
+                return False
             left = self._opened + self._reset_timeout_s - time.monotonic()
             if left > 0 or self._trial:
                 raise BreakerOpen(self.name, max(left, 0.0))
             self._trial = True
         log.info("breaker_changed", breaker=self.name, state="half-open")
+        return True
 
-    def record(self, fault: Fault | None) -> None:
+    def record(self, fault: Fault | None, *, is_trial: bool) -> None:
         """Say how a call that was let through ended; None: well."""
         with self._lock:
-            if self._trial:
+            if is_trial:
                 # The clock is ours: the trial was admitted, whatever pybreaker's own clock says.
                 self._breaker.half_open()
                 self._trial = False
+            elif self._breaker.current_state != "closed":
+                # It began before the breaker opened.
+                return
             try:
                 self._breaker.call(_outcome, fault)
             except (Fault, pybreaker.CircuitBreakerError):
                 return
 
-    def withdraw(self) -> None:
+    def withdraw(self, *, is_trial: bool) -> None:
         """Say that a call that was let through ended without saying anything."""
-        with self._lock:
-            self._trial = False
+        if is_trial:
+            with self._lock:
+                self._trial = False
 
     def reset(self) -> None:
         """Close it by hand."""
@@ -143,17 +149,13 @@ def _outcome(fault: Fault | None) -> None:
 class ResilienceManager:
     """The breakers of all drivers and devices, and the retries of calls through them."""
 
-    def __init__(
-        self, config: ResilienceConfig, *, on_retry: Callable[[str, str], None] = lambda *_: None
-    ) -> None:
+    def __init__(self, config: ResilienceConfig) -> None:
         """Make it.
 
         Args:
-            config: how often, how long.
-            on_retry: told of a retry's driver and of the fault's kind.
+            config: how often, how long; another one is for breakers that are made from then on.
         """
-        self._config = config
-        self._on_retry = on_retry
+        self.config = config
         self._lock = threading.Lock()
         self._breakers: dict[str, Breaker] = {}
 
@@ -162,7 +164,7 @@ class ResilienceManager:
         name = driver if device is None else f"{device}@{driver}"
         with self._lock:
             if name not in self._breakers:
-                self._breakers[name] = Breaker(name, self._config.breaker)
+                self._breakers[name] = Breaker(name, self.config.breaker)
             return self._breakers[name]
 
     def forget(self, driver: str) -> None:
@@ -182,7 +184,7 @@ class ResilienceManager:
         device: str | None,
         idempotent: bool,
         timeout_s: float,
-        stop: Callable[[], bool] = lambda: False,
+        stop: threading.Event | None = None,
     ) -> Answer:
         """Ask, through both breakers, again and again while that may help.
 
@@ -192,26 +194,26 @@ class ResilienceManager:
             device: its device, if it has one.
             idempotent: whether asking twice is the same as asking once.
             timeout_s: after this time there is no further try.
-            stop: whether nobody wants the answer any more.
+            stop: set when nobody wants the answer any more.
 
         Raises:
             Fault: the last one.
         """
-        retry = self._config.retry
+        retry = self.config.retry
+        unwanted = threading.Event() if stop is None else stop
 
         def worth_trying(error: BaseException) -> bool:
-            return idempotent and isinstance(error, Fault) and error.retryable and not stop()
+            retryable = isinstance(error, Fault) and error.retryable
+            return idempotent and retryable and not unwanted.is_set()
 
         def tell(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            kind = error.kind if isinstance(error, Fault) else "unknown"
-            self._on_retry(driver, kind)
             log.warning(
                 "driver_call_retried",
                 driver_name=driver,
                 device_id=device,
                 attempt=state.attempt_number,
-                reason=kind,
+                reason=error.kind if isinstance(error, Fault) else "unknown",
             )
 
         retrying = tenacity.Retrying(
@@ -222,41 +224,36 @@ class ResilienceManager:
             ),
             retry=tenacity.retry_if_exception(worth_trying),
             before_sleep=tell,
+            sleep=tenacity.sleep_using_event(unwanted),
             reraise=True,
         )
         return retrying(lambda: self._guarded(ask, driver, device))
 
     def _guarded(self, ask: Callable[[], Answer], driver: str, device: str | None) -> Answer:
-        own = self.breaker(driver)
-        of_device = None if device is None else self.breaker(driver, device)
-        own.admit()
-        if of_device is not None:
-            try:
-                of_device.admit()
-            except BreakerOpen:
-                own.withdraw()
-                raise
+        breakers = [self.breaker(driver)]
+        if device is not None:
+            breakers.append(self.breaker(driver, device))
+        admitted: list[tuple[Breaker, bool]] = []
         try:
+            for breaker in breakers:
+                admitted.append((breaker, breaker.admit()))  # noqa: PERF401 - the next may refuse
             answer = ask()
-        except Fault as exc:
-            if exc.kind in BLAMELESS:
-                own.withdraw()
-                if of_device is not None:
-                    of_device.withdraw()
+        except BaseException as exc:
+            if isinstance(exc, Fault) and exc.kind not in BLAMELESS:
+                self._blame(exc, admitted)
             else:
-                own.record(exc if exc.kind in OF_THE_DRIVER else None)
-                if of_device is not None:
-                    of_device.record(exc)
+                for breaker, is_trial in admitted:
+                    breaker.withdraw(is_trial=is_trial)
             raise
-        except BaseException:
-            own.withdraw()
-            if of_device is not None:
-                of_device.withdraw()
-            raise
-        own.record(None)
-        if of_device is not None:
-            of_device.record(None)
+        for breaker, is_trial in admitted:
+            breaker.record(None, is_trial=is_trial)
         return answer
+
+    def _blame(self, fault: Fault, admitted: list[tuple[Breaker, bool]]) -> None:
+        (own, is_trial), *of_device = admitted
+        own.record(fault if fault.kind in OF_THE_DRIVER else None, is_trial=is_trial)
+        for breaker, is_trial in of_device:
+            breaker.record(fault, is_trial=is_trial)
 
 
 def unavailable(fault: Fault, *, driver: str, device: str) -> DriverUnavailable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from app.drivers.metrics import MetricsServer
 from app.drivers.proto import driver_manager_pb2 as pb
 from app.drivers.proto import driver_manager_pb2_grpc as pb_grpc
-from app.drivers.registry import state_of
-from app.errors import ConfigurationInvalid
+from app.errors import ConfigurationInvalid, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +39,11 @@ MOST_CALLS = 1000
 METADATA_BYTES = 32 * 1024
 #: How long running calls may take when the manager stops.
 GRACE_S = 10.0
+#: How often the metrics of queues are set.
+FIGURES_S = 2.0
+#: A client that does not answer for so long is gone: its streams end.
+KEEPALIVE_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
 #: Fields that every log line has, empty or not.
 LOG_FIELDS = ("trace_id", "job_id", "driver_name", "device_id")
 
@@ -76,7 +81,7 @@ class DriverManager:
         self._stop.set()
 
     async def run(self, *, signals: bool = True) -> None:
-        """Serve until stopped; ``signals``: until SIGINT or SIGTERM.
+        """Serve until stopped; ``signals``: until SIGINT or SIGTERM, in a process of its own.
 
         Raises:
             ConfigurationInvalid: a port is taken, or a certificate cannot be read.
@@ -90,15 +95,22 @@ class DriverManager:
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         if signals:
+            # The process is ours. Now and then the collector walks all that there is, and for 60 ms
+            # no call is answered; what there is by now stays.
+            gc.collect()
+            gc.freeze()
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._stop.set)
-        listening = asyncio.create_task(self._events.run(), name="job-events")
+        tasks = (
+            asyncio.create_task(self._events.run(), name="job-events"),
+            asyncio.create_task(self._keep_figures(), name="figures"),
+        )
         try:
             metrics.start()
             await server.start()
             # Drivers may take long to start; those that are there can be used meanwhile.
-            loading = asyncio.create_task(asyncio.to_thread(self._registry.start))
+            self._registry.start()
             for name in ("", SERVICE):
                 await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
             log.info("driver_manager_ready", port=self.port, metrics_port=self.metrics_port)
@@ -106,24 +118,30 @@ class DriverManager:
             await self._stop.wait()
             log.info("driver_manager_stopping")
             await healthy.enter_graceful_shutdown()
-            await loading
         finally:
             await server.stop(GRACE_S)
             await asyncio.to_thread(self._registry.stop)
             self._translators.close()
+            self._service.close()
             metrics.stop()
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await self._close()
 
     def health(self) -> dict[str, Any]:
         """What ``/healthz`` says: whether every driver is ready."""
-        states = state_of(self._registry)
         return {
-            "ready": self.ready.is_set() and all(state == "ready" for state in states.values()),
-            "drivers": states,
+            "ready": self.ready.is_set() and self._registry.is_ready,
+            "drivers": self._registry.states,
         }
+
+    async def _keep_figures(self) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                await self._service.show_queues()
+            await asyncio.sleep(FIGURES_S)
 
     def _make_server(self) -> grpc.aio.Server:
         settings = self._settings
@@ -133,6 +151,8 @@ class DriverManager:
                 ("grpc.max_receive_message_length", settings.http.body_bytes),
                 ("grpc.max_send_message_length", settings.max_result_bytes),
                 ("grpc.max_metadata_size", METADATA_BYTES),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
                 ("grpc.so_reuseport", 0),
             ),
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import re
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import orjson
@@ -53,13 +55,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+Answer = TypeVar("Answer")
+
 #: How long one wait for a job's end takes before it is asked for again.
 WAIT_S = 30.0
 #: How often a stream looks whether its job has changed; an end is told at once.
 STREAM_LOOK_S = 0.1
 #: How long a calibration may take when the call has no deadline.
 CALIBRATE_S = 300.0
+MOST_CALIBRATE_S = 3600.0
 MOST_DRAIN_S = 3600
+#: Calibrations and changes of drivers at once; they may take minutes, and keep nobody else waiting.
+SLOW_CALLS = 64
 ID_CHARS = 128
 SEED_MAX = 2**63 - 1
 OPTIONS = ("seed", "parameters", "priority")
@@ -149,8 +156,9 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         self._caches = caches
         self._metrics = metrics
         self._waits = waits
-        #: cancellations that go on after their call has ended.
+        #: what goes on after its call has ended.
         self._background: set[asyncio.Task[Any]] = set()
+        self._slow = ThreadPoolExecutor(SLOW_CALLS, thread_name_prefix="driver-call")
 
     # --- devices ------------------------------------------------------------------------------
 
@@ -161,7 +169,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         async def answer(call: _Call) -> pb.ListDevicesResponse:
             await self._principal(call)
             fleet = await self._dispatcher.fleet()
-            states = await asyncio.to_thread(self._states)
+            states = await self._states()
             backends = self._catalog.backends(fleet.queued, fleet.max_qubits, fleet.devices)
             waits = {name: await self._waits.of(name, fleet.queued[name]) for name in fleet.queued}
             own = {driver.name for driver in self._registry.drivers()}
@@ -187,7 +195,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             found = self._registry.find(request.device_id)
             if found is not None:
                 driver, device_id = found
-                state = await asyncio.to_thread(driver.status, device_id)
+                state = await _status(driver, device_id)
                 executor, status = driver.name, _STATES[state]
                 metadata = {"driver": driver.name, "driver_state": driver.state.value}
             else:
@@ -199,7 +207,6 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 status = pb.ONLINE if is_up else pb.OFFLINE
                 metadata = {"driver": executor}
             queued = fleet.queued.get(executor, 0)
-            self._metrics.queue_depth.labels(executor, request.device_id).set(queued)
             return pb.GetDeviceStatusResponse(
                 device_id=request.device_id,
                 status=status,
@@ -224,9 +231,8 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 raise DeviceOffline(message)
             driver, device_id = found
             left = context.time_remaining()
-            reference = await asyncio.to_thread(
-                driver.calibrate, device_id, CALIBRATE_S if left is None else max(left, 0.01)
-            )
+            limit_s = CALIBRATE_S if left is None else min(max(left, 0.01), MOST_CALIBRATE_S)
+            reference = await self._slowly(driver.calibrate, device_id, limit_s)
             log.info("device_calibrated", driver_name=driver.name, device_id=device_id)
             return pb.CalibrateDeviceResponse(calibration_ref=reference)
 
@@ -239,12 +245,16 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
 
         async def answer(call: _Call) -> pb.ExecuteCircuitResponse:
             principal = await self._principal(call)
-            job = await self._submit(principal, request, call, context.time_remaining())
+            # The store may have the job although its caller goes before it is told.
+            submitting = asyncio.ensure_future(
+                self._submit(principal, request, call, context.time_remaining())
+            )
             try:
+                job = await asyncio.shield(submitting)
                 while not job.status.is_final:
                     job = await self._dispatcher.wait(principal, job.id, WAIT_S)
             except asyncio.CancelledError:
-                self._cancel_later(principal, job.id)
+                self._cancel_later(principal, submitting)
                 raise
             return await self._result(job, call)
 
@@ -317,18 +327,13 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         async def answer(call: _Call) -> pb.ListDriversResponse:
             await self._principal(call)
             drivers = [self._driver(driver) for driver in self._registry.drivers()]
+            failures = self._registry.failures
             drivers += [
-                pb.DriverInfo(name=name, state="failed", error=error)
-                for name, error in sorted(self._registry.failures.items())
+                pb.DriverInfo(name=name, state=state, error=failures.get(name, ""))
+                for name, state in sorted(self._registry.states.items())
                 if name not in {driver.name for driver in drivers}
             ]
-            fleet = await self._dispatcher.fleet()
-            drivers += [
-                pb.DriverInfo(
-                    name=name, state="ready" if name in fleet.live else "offline", kind="built-in"
-                )
-                for name in sorted(fleet.queued.keys() - fleet.devices.keys())
-            ]
+            drivers += await self._built_in()
             return pb.ListDriversResponse(drivers=drivers)
 
         return await self._answered("ListDrivers", context, answer)
@@ -338,7 +343,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
 
         async def answer(call: _Call) -> pb.LoadDriverResponse:
             await self._administrator(call)
-            driver = await asyncio.to_thread(self._registry.load, request.name)
+            driver = await self._slowly(self._registry.load, request.name)
             return pb.LoadDriverResponse(driver=self._driver(driver))
 
         return await self._answered("LoadDriver", context, answer)
@@ -350,7 +355,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             await self._administrator(call)
             if not 0 <= request.drain_sec <= MOST_DRAIN_S:
                 raise invalid("drain_sec", f"0 to {MOST_DRAIN_S} are allowed")
-            await asyncio.to_thread(self._registry.unload, request.name, request.drain_sec or None)
+            await self._slowly(self._registry.unload, request.name, request.drain_sec or None)
             return pb.UnloadDriverResponse()
 
         return await self._answered("UnloadDriver", context, answer)
@@ -492,7 +497,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             return device
         driver, device_id = found
         if not self._registry.fallbacks(device_id):
-            state = await asyncio.to_thread(driver.status, device_id)
+            state = await _status(driver, device_id)
             if state in (DeviceState.OFFLINE, DeviceState.MAINTENANCE) and driver.is_ready:
                 message = f"device {device_id!r} is {state.value} and has no fallback"
                 raise DeviceOffline(message, device=device_id, status=state.value)
@@ -604,24 +609,66 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 return
             job = await self._dispatcher.wait(principal, job.id, STREAM_LOOK_S)
 
-    def _cancel_later(self, principal: Principal, job_id: str) -> None:
-        """Cancel a job whose caller has gone."""
+    def _cancel_later(self, principal: Principal, submitting: asyncio.Future[Job]) -> None:
+        """Cancel a job whose caller has gone, as soon as there is one."""
 
         async def cancel() -> None:
-            with contextlib.suppress(JobIsFinal, JobNotFound, Unavailable):
-                await self._dispatcher.cancel(principal, job_id)
-                log.info("job_cancelled", job_id=job_id, reason="the caller has gone")
+            try:
+                job = await submitting
+                await self._dispatcher.cancel(principal, job.id)
+            except (JobIsFinal, JobNotFound):
+                return
+            except ServiceError as exc:
+                # Its limit ends it.
+                log.warning("job_not_cancelled", error=exc.message)
+            else:
+                log.info("job_cancelled", job_id=job.id, reason="the caller has gone")
 
         task = asyncio.get_running_loop().create_task(cancel())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _states(self) -> list[tuple[LoadedDriver, str, DeviceState]]:
+    async def _slowly(self, call: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Call something that may take minutes, in a thread."""
+        run = contextvars.copy_context().run
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._slow, lambda: run(call, *arguments))
+
+    async def _states(self) -> list[tuple[LoadedDriver, str, DeviceState]]:
         return [
-            (driver, device_id, driver.status(device_id))
+            (driver, device_id, await _status(driver, device_id))
             for driver in self._registry.drivers()
             for device_id in driver.devices
         ]
+
+    async def _built_in(self) -> list[pb.DriverInfo]:
+        """Our own executors; without Redis nobody knows which live."""
+        try:
+            fleet = await self._dispatcher.fleet()
+        except Unavailable:
+            return []
+        return [
+            pb.DriverInfo(
+                name=name, state="ready" if name in fleet.live else "offline", kind="built-in"
+            )
+            for name in sorted(fleet.queued.keys() - fleet.devices.keys())
+        ]
+
+    async def show_queues(self) -> None:
+        """Set the metrics of jobs that wait.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        fleet = await self._dispatcher.fleet()
+        for driver in self._registry.drivers():
+            queued = fleet.queued.get(driver.name, 0)
+            if not driver.is_leaving:
+                self._metrics.show_queue(driver.name, driver.devices, queued)
+
+    def close(self) -> None:
+        """Forget the threads: what they do ends with the drivers."""
+        self._slow.shutdown(wait=False, cancel_futures=True)
 
     def _info(
         self, backend: Backend, live: frozenset[str], queued: int, waits: Mapping[str, int]
@@ -630,7 +677,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         return pb.DeviceInfo(
             device_id=backend.name,
             name=backend.metadata,
-            backend_type="simulator",
+            backend_type="simulator" if backend.device is None else backend.device.backend_type,
             status=pb.ONLINE if is_up else pb.OFFLINE,
             queue_depth=queued,
             estimated_wait_sec=waits[backend.executor],
@@ -660,7 +707,6 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             "basis_gates": ",".join(device.basis_gates),
             "formats": "QASM3_TEXT,AQO_JSON,BACKEND_NATIVE",
         }
-        self._metrics.queue_depth.labels(driver.name, device_id).set(queued)
         return pb.DeviceInfo(
             device_id=device_id,
             name=device.name,
@@ -771,6 +817,12 @@ def _as_text(value: object) -> str:
     if isinstance(value, str):
         return value
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=str).decode()
+
+
+async def _status(driver: LoadedDriver, device_id: str) -> DeviceState:
+    """How a device is; a thread is only needed when the driver must be asked."""
+    known = driver.known_status(device_id)
+    return await asyncio.to_thread(driver.status, device_id) if known is None else known
 
 
 async def _abort(context: Context, status: grpc.Status) -> None:

@@ -68,7 +68,12 @@ TAXONOMY = {
     grpc.StatusCode.CANCELLED: "caller",
     grpc.StatusCode.INTERNAL: "service",
 }
-_MOST_FAULTS = 16
+#: A status travels in metadata, of which clients take 8 KiB, base64 and all: longer texts are cut.
+_MOST_FAULTS = 6
+_MESSAGE_BYTES = 1000
+_FIELD_BYTES = 128
+_DESCRIPTION_BYTES = 128
+_REMEDY_BYTES = 256
 
 
 def code_of(error: type[ServiceError]) -> grpc.StatusCode:
@@ -88,13 +93,14 @@ def status_of(
 ) -> grpc.Status:
     """A failure as it is sent: code, message, and ``google.rpc`` details."""
     facts = details or {}
+    message = _cut(message, _MESSAGE_BYTES)
     parts: list[Message] = [
         error_details_pb2.ErrorInfo(
             domain=DOMAIN,
             reason=reason.upper(),
             metadata={
                 "taxonomy": TAXONOMY[code],
-                "remediation": remedy,
+                "remediation": _cut(remedy, _REMEDY_BYTES),
                 "correlation_id": correlation_id,
                 "job_id": job_id,
                 "retryable": "true" if code in RETRY_S else "false",
@@ -155,6 +161,14 @@ def _known() -> dict[str, type[ServiceError]]:
     return found
 
 
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text, in Unicode that can be sent."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= most:
+        return encoded.decode()
+    return encoded[: most - 3].decode(errors="ignore") + "..."
+
+
 def _bad_request(facts: dict[str, Any], message: str) -> error_details_pb2.BadRequest:
     """Which fields are at fault."""
     faults = facts.get("faults")
@@ -162,7 +176,8 @@ def _bad_request(facts: dict[str, Any], message: str) -> error_details_pb2.BadRe
         faults = [{"field": "payload.data" if facts.get("line") else "", "message": message}]
     violations = [
         error_details_pb2.BadRequest.FieldViolation(
-            field=str(fault.get("field", "")), description=str(fault.get("message", ""))
+            field=_cut(str(fault.get("field", "")), _FIELD_BYTES),
+            description=_cut(str(fault.get("message", "")), _DESCRIPTION_BYTES),
         )
         for fault in faults[:_MOST_FAULTS]
     ]

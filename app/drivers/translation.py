@@ -16,11 +16,22 @@ import numpy as np
 import orjson
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3
 
+from app.drivers.estimates import PubCircuits, estimated
 from app.drivers.words import READ, RUN
-from app.errors import ExecutionError, InvalidProgram, MemoryLimitReached, ServiceError
+from app.errors import (
+    ExecutionError,
+    InvalidProgram,
+    MemoryLimitReached,
+    ProgramTooLarge,
+    ServiceError,
+)
+from app.executors.admission import ENTRY_BYTES, require_encoded, require_result
+from app.executors.options import Options
 from app.jobs.job import Failure
 from app.primitives.codec import decode_program, encode_result
 from app.primitives.programs import (
+    ESTIMATOR,
+    EstimatorProgram,
     ExecutionSpan,
     PrimitiveResult,
     QasmProgram,
@@ -32,15 +43,27 @@ from app.sandbox import perform as sandboxed
 from app.sandbox.protocol import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
-    from app.primitives.programs import Program, SamplerPub
+    from app.primitives.programs import EstimatorPubResult, SamplerPub
     from app.sandbox.protocol import Request
 
-#: Circuits of one job: one for each parameter set.
+#: Circuits of one job.
 MOST_CIRCUITS = 1000
+#: How much larger than a result the counts may be that it is made of: they are text.
+COUNTS_TO_RESULT = 8
+#: Options that have an effect: pubs have their shots from some, the driver is given the seed.
+HONOURED = frozenset(
+    (
+        "default_shots",
+        "default_precision",
+        "execution.meas_type",
+        "seed_estimator",
+        "simulator.seed_simulator",
+    )
+)
 
 prepare = sandboxed.prepare
 
@@ -52,7 +75,7 @@ def perform(request: Request) -> Reply:
     if word + colon == RUN:
         return sandboxed.perform(inner)
     try:
-        result = _read(inner) if word + colon == READ else _write(inner.params)
+        result = _read(inner) if word + colon == READ else _write(program_id, inner.params)
     except ServiceError as exc:
         return _failed(exc)
     except MemoryError:
@@ -73,43 +96,108 @@ def _failed(error: ServiceError) -> Reply:
 
 def _read(request: Request) -> bytes:
     program = decode_program(request.program_id, request.params, request.limits)
+    document: dict[str, Any] = {"circuits": [], "seed": getattr(program, "seed", None)}
+    match program:
+        case QasmProgram():
+            runs: Iterator[tuple[QuantumCircuit, int]] = iter(((program.circuit, program.shots),))
+            widths = document["widths"] = _widths(program.circuit)
+            require_result(
+                shots=program.shots,
+                written=sum(widths),
+                width=sum(widths) + len(widths) - 1,
+                resources=request.resources,
+            )
+        case SamplerProgram():
+            runs = _sampled(program.pubs)
+            require_encoded(
+                sum(map(_sampled_bytes, program.pubs)), request.resources, what="the samples"
+            )
+            document["pubs"] = [_layout(pub) for pub in program.pubs]
+            document["without_effect"] = _without_effect(program.options)
+        case EstimatorProgram():
+            gates = tuple(request.target.split())
+            measured = [PubCircuits(pub, gates) for pub in program.pubs]
+            runs = (
+                (circuit, pub.shots)
+                for pub, circuits in zip(program.pubs, measured, strict=True)
+                for circuit in circuits
+            )
+            document["pubs"] = [circuits.layout for circuits in measured]
+            document["without_effect"] = _without_effect(
+                {**program.options, "resilience_level": program.resilience_level}
+            )
+        case _:
+            message = (
+                "a driver's device runs OpenQASM tasks, samplers and estimators;"
+                " run this program on a simulator or a recorded device"
+            )
+            raise ExecutionError(message)
+    document["circuits"] = _written(runs, request.resources.max_result_bytes)
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _written(
+    runs: Iterator[tuple[QuantumCircuit, int]], max_result_bytes: int
+) -> list[dict[str, Any]]:
+    """Circuits as the driver gets them.
+
+    Raises:
+        InvalidProgram: there are too many, or one measures nothing.
+        ProgramTooLarge: they, or their counts, would not fit into the manager's memory.
+    """
     circuits: list[dict[str, Any]] = []
-    for circuit, shots in _circuits(program):
+    written, counted = 0, 0
+    for circuit, shots in runs:
         if len(circuits) == MOST_CIRCUITS:
-            message = f"a driver's device takes at most {MOST_CIRCUITS} parameter sets in a job"
-            raise InvalidProgram("parameter_sets", message)
+            message = (
+                f"a driver's device takes at most {MOST_CIRCUITS} circuits in a job: one for each"
+                " parameter set, and for each basis that observables are measured in"
+            )
+            raise InvalidProgram("circuits", message)
+        text = _text(_measured(circuit))
+        written += len(text)
+        counted += min(shots, 2**circuit.num_clbits) * (circuit.num_clbits + ENTRY_BYTES)
+        _require_room(written, max_result_bytes // 2, "circuits")
+        _require_room(counted, max_result_bytes * COUNTS_TO_RESULT, "counts")
         circuits.append(
             {
-                "qasm3": _text(circuit),
+                "qasm3": text,
                 "num_qubits": circuit.num_qubits,
                 "num_clbits": circuit.num_clbits,
                 "shots": shots,
             }
         )
-    document = {"circuits": circuits, "seed": getattr(program, "seed", None)}
-    if isinstance(program, QasmProgram):
-        document["widths"] = _widths(program.circuit)
-    if isinstance(program, SamplerProgram):
-        document["pubs"] = [_layout(pub) for pub in program.pubs]
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return circuits
 
 
-def _circuits(program: Program) -> Iterator[tuple[QuantumCircuit, int]]:
-    match program:
-        case QasmProgram():
-            yield _measured(program.circuit), program.shots
-        case SamplerProgram():
-            for pub in program.pubs:
-                sets = int(np.prod(pub.shape, dtype=int))
-                for values in pub.parameter_values.reshape(sets, pub.circuit.num_parameters):
-                    circuit = pub.circuit.assign_parameters(values.tolist(), inplace=False)
-                    yield _measured(circuit), pub.shots
-        case _:
-            message = (
-                "a driver's device runs OpenQASM tasks and samplers;"
-                " run this program on a simulator or a recorded device"
-            )
-            raise ExecutionError(message)
+def _require_room(needed: int, allowed: int, what: str) -> None:
+    if needed > allowed:
+        message = (
+            f"all {what} of the job together may have more than the {allowed} bytes that are"
+            " allowed; submit the pubs one by one, or use fewer shots or parameter sets"
+        )
+        raise ProgramTooLarge(message, needed_bytes=needed, allowed_bytes=allowed)
+
+
+def _sampled_bytes(pub: SamplerPub) -> int:
+    each: int = sum((register.size + 7) // 8 for register in pub.circuit.cregs)
+    return int(np.prod(pub.shape, dtype=int)) * pub.shots * each
+
+
+def _sampled(pubs: Sequence[SamplerPub]) -> Iterator[tuple[QuantumCircuit, int]]:
+    for pub in pubs:
+        sets = int(np.prod(pub.shape, dtype=int))
+        for values in pub.parameter_values.reshape(sets, pub.circuit.num_parameters):
+            yield pub.circuit.assign_parameters(values.tolist(), inplace=False), pub.shots
+
+
+def _without_effect(options: Mapping[str, object]) -> dict[str, str]:
+    """Options that were set in vain, and the reason: the driver is given a seed, and no more."""
+    return {
+        path: "a driver's device runs circuits as they are"
+        for path, value in Options(options).items()
+        if path not in HONOURED and value is not None and value is not False and value != 0
+    }
 
 
 def _measured(circuit: QuantumCircuit) -> QuantumCircuit:
@@ -152,21 +240,26 @@ def _layout(pub: SamplerPub) -> dict[str, Any]:
     }
 
 
-def _write(params: bytes) -> bytes:
-    """The result of a sampler.
+def _write(program_id: str, params: bytes) -> bytes:
+    """The result of a sampler or an estimator.
 
     Args:
+        program_id: which.
         params: JSON: ``pubs`` as ``_read`` gave them, ``counts`` of every circuit in order,
             ``seed``, ``metadata``, and ``started`` and ``finished`` in seconds since 1970.
     """
     document = orjson.loads(params)
     rng = np.random.default_rng(document["seed"])
     counts = iter(document["counts"])
-    span = ExecutionSpan(
-        started=datetime.fromtimestamp(document["started"], UTC),
-        finished=datetime.fromtimestamp(document["finished"], UTC),
-    )
-    pubs = tuple(_pub_result(pub, counts, span, rng) for pub in document["pubs"])
+    pubs: tuple[SamplerPubResult | EstimatorPubResult, ...]
+    if program_id == ESTIMATOR:
+        pubs = tuple(estimated(pub, counts, rng) for pub in document["pubs"])
+    else:
+        span = ExecutionSpan(
+            started=datetime.fromtimestamp(document["started"], UTC),
+            finished=datetime.fromtimestamp(document["finished"], UTC),
+        )
+        pubs = tuple(_pub_result(pub, counts, span, rng) for pub in document["pubs"])
     result = PrimitiveResult(
         pub_results=pubs, result_metadata={"version": 2}, metadata=document["metadata"]
     )
@@ -181,7 +274,7 @@ def _pub_result(
 ) -> SamplerPubResult:
     shape = tuple(pub["shape"])
     bits = [_bits(next(counts), rng) for _ in range(int(np.prod(shape, dtype=int)))]
-    registers = {}
+    registers: dict[str, RegisterSamples] = {}
     for name, clbits in pub["registers"]:
         packed = np.stack([_packed(one[:, clbits]) for one in bits])
         registers[name] = RegisterSamples(

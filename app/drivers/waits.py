@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ class Waits:
         self._workers = workers
         self._clock = clock
         self._taken = -math.inf
+        self._measuring = asyncio.Lock()
         #: time → executor → jobs that ended and seconds that they ran, since ever.
         self._history: list[tuple[float, dict[str, tuple[int, float]]]] = []
         self._slots: dict[str, int] = {}
@@ -48,10 +50,13 @@ class Waits:
         return min(math.ceil(queued * mean_s / max(self._slots.get(executor, 1), 1)), MOST_S)
 
     async def _measure(self) -> None:
+        # One measurement at a time: who comes meanwhile waits for it.
+        async with self._measuring:
+            if self._clock() - self._taken >= FRESH_S:
+                await self._take()
+
+    async def _take(self) -> None:
         now = self._clock()
-        if now - self._taken < FRESH_S:
-            return
-        self._taken = now
         snapshot = await self._snapshot()
         totals = {
             labels[0]: (sum(histogram.buckets), histogram.sum_s)
@@ -59,12 +64,13 @@ class Waits:
             if name == RUN_SECONDS
         }
         recent = [entry for entry in self._history if entry[0] >= now - WINDOW_S]
-        self._history = [*(recent or self._history[-1:]), (now, totals)]
         slots: dict[str, int] = {}
         for worker in await self._workers():
             for name in worker.executors:
                 slots[name] = slots.get(name, 0) + worker.slots
         self._slots = slots
+        self._history = [*(recent or self._history[-1:]), (now, totals)]
+        self._taken = now
 
     def _mean_s(self, executor: str) -> float:
         jobs, seconds = self._history[-1][1].get(executor, (0, 0.0))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
+import subprocess
+import sys
 import threading
+import time
 import tomllib
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.drivers.caches import Cache, MemoryStore, MetadataCache, RedisStore, ResultsCache
 from app.drivers.child import load
@@ -20,8 +27,9 @@ from app.drivers.configuration import (
     parse_configuration,
     read_configuration,
 )
-from app.drivers.driver import BaseDriver
-from app.drivers.metrics import DriverMetrics
+from app.drivers.driver import BaseDriver, DeviceState
+from app.drivers.loaded import LoadedDriver
+from app.drivers.metrics import DriverMetrics, MetricsServer
 from app.drivers.pool import ConnectionPool
 from app.drivers.process import (
     DeviceDown,
@@ -38,16 +46,16 @@ from app.drivers.process import (
 from app.drivers.registry import GROUP, DriverRegistry
 from app.drivers.resilience import Breaker, BreakerOpen, ResilienceManager
 from app.drivers.waits import Waits
-from app.errors import ConfigurationInvalid, DriverBusy
+from app.errors import ConfigurationInvalid, DriverBusy, DriverUnavailable, Unavailable
 from app.jobs.connection import connect_worker
 from app.jobs.job import WorkerReport
 from app.jobs.snapshot import Histogram, RedisFigures, Snapshot
+from app.sandbox.protocol import encode_frame
 
-from .manager import PLUGIN, wait_until
+from .manager import PLUGIN, ROOT, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 # --- the pool ---------------------------------------------------------------------------------
@@ -67,6 +75,9 @@ class FakeConnection:
     ) -> bool:
         assert operation == "health"
         return self.is_well
+
+    def kill(self) -> None:
+        self.is_alive = False
 
     def close(self) -> None:
         self.closed = True
@@ -180,6 +191,19 @@ def test_a_connection_that_cannot_be_made_leaves_its_place() -> None:
     assert pool.active == 0
 
 
+def test_a_connection_in_use_is_closed_by_its_user_only() -> None:
+    """Two threads that speak through one connection hear each other's answers."""
+    bench = Bench()
+
+    with bench.pool.connection() as connection:
+        bench.pool.close()
+        assert not connection.is_alive
+        assert not bench.made[0].closed
+
+    assert bench.made[0].closed
+    assert (bench.pool.active, bench.pool.idle) == (0, 0)
+
+
 def test_a_drained_pool_gives_nothing_out() -> None:
     bench = Bench()
     with bench.pool.connection():
@@ -194,8 +218,10 @@ def test_a_drained_pool_gives_nothing_out() -> None:
 
 CONFIG = ResilienceConfig(
     retry=RetryConfig(attempts=3, first_wait_s=0.001, max_wait_s=0.002),
-    breaker=BreakerConfig(fail_max=2, reset_timeout_s=0.1),
+    breaker=BreakerConfig(fail_max=2, reset_timeout_s=0.5),
 )
+#: What is open stays open for longer than a test.
+STAYS_OPEN = CONFIG.model_copy(update={"breaker": BreakerConfig(fail_max=2, reset_timeout_s=300)})
 
 
 class Calls:
@@ -220,13 +246,15 @@ def call(
 
 
 def test_a_retry_helps_when_the_fault_passes() -> None:
-    told: list[tuple[str, str]] = []
-    manager = ResilienceManager(CONFIG, on_retry=lambda *what: told.append(what))
     calls = Calls(DeviceDown("no"))
 
-    assert call(manager, calls) == "answer"
+    with capture_logs() as logged:
+        assert call(ResilienceManager(CONFIG), calls) == "answer"
+
     assert calls.made == 2
-    assert told == [("lab", "unavailable")]
+    (line,) = logged
+    assert line["event"] == "driver_call_retried"
+    assert (line["driver_name"], line["device_id"], line["reason"]) == ("lab", "d", "unavailable")
 
 
 @pytest.mark.parametrize("fault", [Refused("no"), Fault("no", kind="raised"), Hung("no")])
@@ -247,7 +275,7 @@ def test_what_must_not_happen_twice_is_not_tried_again() -> None:
 
 
 def test_the_device_is_blamed_for_its_own_faults_only() -> None:
-    manager = ResilienceManager(CONFIG)
+    manager = ResilienceManager(STAYS_OPEN)
 
     for _ in range(3):
         with pytest.raises(Fault):
@@ -259,7 +287,7 @@ def test_the_device_is_blamed_for_its_own_faults_only() -> None:
 
 
 def test_a_driver_that_dies_is_blamed_itself() -> None:
-    manager = ResilienceManager(CONFIG)
+    manager = ResilienceManager(STAYS_OPEN)
 
     for device in ("a", "b"):
         with pytest.raises(Fault):
@@ -285,8 +313,7 @@ def test_a_refused_circuit_neither_opens_nor_closes() -> None:
 def test_one_trial_at_a_time_decides() -> None:
     breaker = Breaker("d", CONFIG.breaker)
     for _ in range(2):
-        breaker.admit()
-        breaker.record(DeviceDown("no"))
+        breaker.record(DeviceDown("no"), is_trial=breaker.admit())
     with pytest.raises(BreakerOpen):
         breaker.admit()
 
@@ -295,11 +322,50 @@ def test_one_trial_at_a_time_decides() -> None:
     with pytest.raises(BreakerOpen):
         breaker.admit()
 
-    breaker.record(DeviceDown("still"))
+    breaker.record(DeviceDown("still"), is_trial=True)
     assert breaker.state == "open"
     wait_until(lambda: _admits(breaker), "the time is over again")
-    breaker.record(None)
+    breaker.record(None, is_trial=True)
     assert breaker.state == "closed"
+
+
+def test_only_the_trial_decides_not_what_began_before_it() -> None:
+    breaker = Breaker("d", CONFIG.breaker)
+    slow = [breaker.admit() for _ in range(3)]
+    for _ in range(2):
+        breaker.record(DeviceDown("no"), is_trial=breaker.admit())
+    wait_until(lambda: _admits(breaker), "the time is over")
+
+    breaker.record(None, is_trial=slow[0])
+    breaker.record(DeviceDown("late"), is_trial=slow[1])
+    breaker.withdraw(is_trial=slow[2])
+
+    assert slow == [False] * 3
+    assert breaker.state == "half-open"
+    with pytest.raises(BreakerOpen):
+        breaker.admit()
+    breaker.record(None, is_trial=True)
+    assert breaker.state == "closed"
+
+
+def test_who_gives_up_does_not_wait_for_the_next_try() -> None:
+    slowly = CONFIG.model_copy(
+        update={"retry": RetryConfig(attempts=3, first_wait_s=50, max_wait_s=50)}
+    )
+    calls, stop = Calls(*[DeviceDown("no")] * 3), threading.Event()
+
+    def ask() -> str:
+        timer = threading.Timer(0.05, stop.set)
+        timer.start()
+        return calls()
+
+    began = time.monotonic()
+    with pytest.raises(DeviceDown):
+        ResilienceManager(slowly).call(
+            ask, driver="lab", device="d", idempotent=True, timeout_s=100, stop=stop
+        )
+
+    assert time.monotonic() - began < 20
 
 
 def _admits(breaker: Breaker) -> bool:
@@ -335,19 +401,107 @@ def test_calls_through_one_breaker_do_not_wait_for_each_other() -> None:
     assert answers == ["met", "met"]
 
 
+# --- drivers ----------------------------------------------------------------------------------
+
+
+def driver_of(source: Source, cache: MetadataCache, metrics: DriverMetrics) -> LoadedDriver:
+    return LoadedDriver(
+        source,
+        pool=PoolConfig(max_size=1),
+        config=CONFIG,
+        resilience=ResilienceManager(CONFIG),
+        cache=cache,
+        metrics=metrics,
+    )
+
+
+@contextmanager
+def loaded(
+    faults: Path, cache: MetadataCache
+) -> Iterator[tuple[LoadedDriver, Callable[[], float]]]:
+    """The example, with one connection; and how often it was asked for a status."""
+    metrics = DriverMetrics()
+    source = Source(
+        name="lab", source=str(PLUGIN), code=PLUGIN.read_bytes(), config={"faults": str(faults)}
+    )
+    driver = driver_of(source, cache, metrics)
+    driver.start()
+
+    def asked() -> float:
+        labels = {"driver": "lab", "operation": "status", "status": "ok"}
+        return metrics.registry.get_sample_value("eigen_driver_requests_total", labels) or 0
+
+    try:
+        yield driver, asked
+    finally:
+        driver.close()
+
+
 # --- caches -----------------------------------------------------------------------------------
 
 
-def test_metadata_is_asked_for_once() -> None:
-    asked: list[int] = []
+def test_metadata_is_asked_for_once(tmp_path: Path) -> None:
     cache = MetadataCache(MemoryStore(maxsize=4, ttl_s=60))
+    with loaded(tmp_path / "faults", cache) as (driver, asked):
+        assert [driver.status("lab_a") for _ in range(3)] == [DeviceState.ONLINE] * 3
 
-    def ask() -> str:
-        asked.append(1)
-        return "online"
+    assert asked() == 1
+    assert (cache.hits, cache.misses, cache.entries) == (2, 1, 1)
 
-    assert [cache.status("d", ask) for _ in range(3)] == ["online"] * 3
-    assert (len(asked), cache.hits, cache.misses, cache.entries) == (1, 2, 1, 1)
+
+def test_who_cannot_ask_at_once_is_told_what_was_true_last(tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    faults.write_text("status lab_a offline")
+    with loaded(faults, MetadataCache(None)) as (driver, asked):
+        assert driver.status("lab_a") is DeviceState.OFFLINE
+        faults.write_text("")
+
+        with driver.pool.connection():
+            began = time.monotonic()
+            assert driver.status("lab_a") is DeviceState.OFFLINE
+            assert driver.status("lab_b") is DeviceState.ONLINE
+            assert time.monotonic() - began < 1, "it does not wait for a connection"
+
+        assert driver.status("lab_a") is DeviceState.ONLINE
+        assert asked() == 2
+
+
+def test_impatience_with_a_calibration_is_no_fault(tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    faults.write_text("calibrate hang")
+    with loaded(faults, MetadataCache(None)) as (driver, _):
+        for _ in range(6):
+            with pytest.raises(DriverUnavailable) as caught:
+                driver.calibrate("lab_a", 0.05)
+            assert caught.value.details["reason"] == "overdue"
+
+        assert driver.is_ready
+        assert driver.status("lab_a") is DeviceState.ONLINE
+
+
+def test_a_file_that_changes_changes_no_driver_that_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "lab.py"
+    file.write_bytes(PLUGIN.read_bytes())
+    source = Source(name="lab", source=str(file), code=file.read_bytes())
+    one = DriverProcess.started(source)
+    file.write_text("this is no Python\n")
+
+    other = DriverProcess.started(source)
+
+    assert other.version == one.version == "1.0"
+    for process in (one, other):
+        process.close()
+
+
+def test_results_of_another_file_are_other_results(tmp_path: Path) -> None:
+    def revision(code: bytes, **config: object) -> str:
+        source = Source(name="lab", source="lab.py", code=code, config=config)
+        return driver_of(source, MetadataCache(None), DriverMetrics()).revision
+
+    assert revision(b"a") == revision(b"a")
+    assert len({revision(b"a"), revision(b"b"), revision(b"a", qubits=3)}) == 3
+    # Nobody knows what changes in a package.
+    assert revision(b"") != revision(b"")
 
 
 def test_entries_end_after_their_time() -> None:
@@ -406,7 +560,11 @@ def faults(tmp_path: Path) -> Path:
 @pytest.fixture
 def process(faults: Path) -> Iterator[DriverProcess]:
     source = Source(
-        name="lab", source=str(PLUGIN), config={"faults": str(faults)}, memory_bytes=1 << 30
+        name="lab",
+        source=str(PLUGIN),
+        code=PLUGIN.read_bytes(),
+        config={"faults": str(faults)},
+        memory_bytes=1 << 30,
     )
     started = DriverProcess.started(source)
     yield started
@@ -439,6 +597,8 @@ def test_every_fault_has_a_name(
         calibrate(process, 30)
 
     assert type(caught.value) is error
+    # What it has leaked goes with it.
+    assert process.is_alive is (not error.fatal)
 
 
 def test_a_hanging_process_is_killed(process: DriverProcess, faults: Path) -> None:
@@ -458,17 +618,14 @@ def test_a_call_can_be_stopped_from_another_thread(process: DriverProcess, fault
         calibrate(process, 30)
 
 
-def test_a_driver_does_not_see_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_does_not_see_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QFLEET_REDIS_URL", "redis://secret")
     monkeypatch.setenv("LAB_TOKEN", "for the driver")
-    file = tmp_path / "spy.py"
-    file.write_text(
-        PLUGIN.read_text().replace(
-            'return f"{device_id}-{os.getpid()}-{self._calibrations}"',
-            'return ",".join(sorted(os.environ))',
-        )
+    code = PLUGIN.read_text().replace(
+        'return f"{device_id}-{os.getpid()}-{self._calibrations}"',
+        'return ",".join(sorted(os.environ))',
     )
-    source = Source(name="spy", source=str(file), environment=("LAB_TOKEN",))
+    source = Source(name="spy", source="spy.py", code=code.encode(), environment=("LAB_TOKEN",))
 
     spy = DriverProcess.started(source)
     seen = set(calibrate(spy).split(","))
@@ -478,25 +635,129 @@ def test_a_driver_does_not_see_our_secrets(tmp_path: Path, monkeypatch: pytest.M
     assert not {name for name in seen if name.startswith(("QFLEET_", "REDIS_"))}
 
 
-def test_a_change_within_a_second_is_seen(tmp_path: Path) -> None:
-    file = tmp_path / "quick.py"
-    versions = []
-    for version in ("1.0", "2.0", "3.0"):
-        file.write_text(PLUGIN.read_text().replace('version = "1.0"', f'version = "{version}"'))
-        os.utime(file, (1_000_000_000, 1_000_000_000))
-        process = DriverProcess.started(Source(name="quick", source=str(file)))
-        versions.append(process.version)
+def test_what_a_driver_writes_is_logged_line_by_line(tmp_path: Path) -> None:
+    code = PLUGIN.read_bytes().replace(
+        b"self._calibrations += 1", b"self._calibrations += 1; print('one\\ntwo')"
+    )
+    with capture_logs() as logged:
+        process = DriverProcess.started(Source(name="loud", source="loud.py", code=code))
+        calibrate(process)
         process.close()
+        wait_until(lambda: any(line.get("line") == "two" for line in logged), "it is logged")
 
-    assert versions == ["1.0", "2.0", "3.0"]
+    lines = [line for line in logged if line["event"] == "driver_wrote"]
+    assert [line["line"] for line in lines] == ["one", "two"]
+    assert lines[0]["driver_name"] == "loud"
 
 
-def test_what_is_no_driver_does_not_start(tmp_path: Path) -> None:
-    file = tmp_path / "none.py"
-    file.write_text("DRIVER = object\n")
+def test_too_large_an_answer_is_refused_and_costs_no_process() -> None:
+    code = PLUGIN.read_bytes().replace(b'return f"{device_id}-', b'return "x" * 20_000_000 + f"')
+    process = DriverProcess.started(Source(name="wide", source="wide.py", code=code))
 
-    with pytest.raises(NotADriver, match="it has no initialize, get_devices"):
-        DriverProcess.started(Source(name="none", source=str(file)))
+    with pytest.raises(Fault, match="at most 16777216 are allowed"):
+        calibrate(process)
+
+    assert process.is_alive
+    process.close()
+
+
+def test_a_message_that_is_no_unicode_is_told_all_the_same() -> None:
+    code = PLUGIN.read_bytes().replace(b'"the control software has a bug"', b'"\\udcff is no text"')
+    code = code.replace(b"match self._fault(operation, device_id):", b'match "raise":', 1)
+    code = code.replace(b'self._misbehave("initialize")', b"pass")
+    process = DriverProcess.started(Source(name="odd", source="odd.py", code=code))
+
+    with pytest.raises(Fault, match=r"RuntimeError: \? is no text"):
+        calibrate(process)
+
+    process.close()
+
+
+def test_a_plugin_cannot_answer_for_the_process() -> None:
+    """It shares the socket with us: what it writes there is no answer of ours."""
+    frame = encode_frame({"error": "made up", "message": ["no text"]}, b"")
+    code = PLUGIN.read_bytes().replace(b"self._calibrations += 1", b"os.write(3, %r)" % frame)
+    process = DriverProcess.started(Source(name="sly", source="sly.py", code=code))
+
+    with pytest.raises(Died, match="answered calibrate with something else"):
+        calibrate(process)
+
+    assert not process.is_alive
+    process.close()
+
+
+def test_what_a_driver_has_started_ends_with_it(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    code = PLUGIN.read_bytes().replace(
+        b"self._calibrations += 1",
+        b"import subprocess; child = subprocess.Popen(['sleep', '1000']);"
+        b" Path(%r).write_text(str(child.pid)); os._exit(3)" % str(told),
+    )
+    process = DriverProcess.started(Source(name="parent", source="parent.py", code=code))
+
+    with pytest.raises(Died):
+        calibrate(process)
+    process.close()
+
+    wait_until(lambda: not _runs(int(told.read_text())), "the child is gone")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+HOLDS = """
+import sys
+from app.drivers.process import DriverProcess, Source
+code = sys.stdin.buffer.read()
+process = DriverProcess.started(Source(name="lab", source="lab.py", code=code))
+print(process.pid, flush=True)
+process.call("calibrate", timeout_s=1000, device_id="lab_a")
+"""
+
+
+def test_a_driver_that_hangs_does_not_outlive_a_manager_that_is_killed(tmp_path: Path) -> None:
+    hangs = tmp_path / "hangs"
+    code = PLUGIN.read_bytes().replace(
+        b"self._calibrations += 1", b"Path(%r).touch(); time.sleep(1000)" % str(hangs)
+    )
+    manager = subprocess.Popen(
+        [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert manager.stdin is not None
+    assert manager.stdout is not None
+    with manager.stdin, manager.stdout:
+        manager.stdin.write(code)
+        manager.stdin.close()
+        pid = int(manager.stdout.readline())
+    wait_until(hangs.exists, "it hangs")
+    assert _runs(pid)
+
+    manager.kill()
+    manager.wait()
+
+    wait_until(lambda: not _runs(pid), "the driver is gone", 10)
+
+
+def test_no_time_is_too_long_for_a_call(process: DriverProcess) -> None:
+    assert calibrate(process, 1e15)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (b"DRIVER = object\n", "it has no initialize, get_devices"),
+        (b"raise SystemExit\n", "it cannot be made: SystemExit"),
+        (b"\xff", "it cannot be made: SyntaxError"),
+        (b"", "has no DRIVER"),
+    ],
+)
+def test_what_is_no_driver_does_not_start(code: bytes, message: str) -> None:
+    with pytest.raises(NotADriver, match=message):
+        DriverProcess.started(Source(name="none", source="none.py", code=code))
 
 
 # --- configuration ----------------------------------------------------------------------------
@@ -515,6 +776,12 @@ def test_what_is_no_driver_does_not_start(tmp_path: Path) -> None:
         ("fallback_devices:\n  a: [a]\n", 1, "fallback_devices"),
         ("pool: [\n", 2, ""),
         ("- 1\n", 1, "the file"),
+        ("pool:\n  ? [a]\n  : 1\n", 2, "a key must be a word"),
+        ("drivers: &a\n  lab: {config: *a}\n", 2, "*a: aliases are not read"),
+        ("drivers:\n  lab: {config: {1: 2}}\n", 2, "drivers.lab.config"),
+        ("monitoring: {probe_s: .inf}\n", 1, "monitoring.probe_s"),
+        ("resilience:\n  drain_s: 1e300\n", 2, "resilience.drain_s"),
+        ("pool: {max_size: .nan}\n", 1, "pool.max_size"),
     ],
 )
 def test_a_fault_of_the_configuration_names_line_and_key(
@@ -582,6 +849,46 @@ async def test_a_wait_is_measured() -> None:
     assert await waits.of("other", 4) == 0, "nobody knows"
     now, jobs, seconds = 10.0, 20, 120.0
     assert await waits.of("lab", 4) == 4, "the last ten took 2 s each"
+
+
+@pytest.mark.anyio
+async def test_who_comes_during_the_first_measurement_waits_for_it() -> None:
+    answers, measurements = asyncio.Event(), 0
+
+    async def snapshot() -> Snapshot:
+        nonlocal measurements
+        measurements += 1
+        await answers.wait()
+        raise Unavailable("Redis does not answer")
+
+    waits = Waits(snapshot=snapshot, workers=lambda: pytest.fail("there was no answer"))
+    asked = [asyncio.create_task(waits.of("lab", 1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    at_once = measurements
+    answers.set()
+
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(answer, Unavailable)
+    assert at_once == 1
+
+
+# --- metrics ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_health_is_told_on_any_address(host: str) -> None:
+    server = MetricsServer(
+        host=host, port=0, metrics=DriverMetrics(), health=lambda: {"ready": False}
+    )
+    server.start()
+    connection = HTTPConnection(host, server.port, timeout=5)
+
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+
+    assert (answer.status, answer.read()) == (503, b'{"ready":false}')
+    connection.close()
+    server.stop()
 
 
 # --- finding drivers --------------------------------------------------------------------------

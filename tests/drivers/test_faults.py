@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
+import time
 from contextlib import nullcontext
+from io import BytesIO
 
 import grpc
 import pytest
+from qiskit import QuantumCircuit, qpy
 
 from app.drivers.process import Overdue
 from app.drivers.proto import driver_manager_pb2 as pb
@@ -86,7 +90,7 @@ def test_impatient_callers_open_no_breaker(manager: Manager) -> None:
                 {},
                 timeout_s=0.2,
                 stoppable=lambda _stop: nullcontext(),
-                stop=lambda: False,
+                stop=threading.Event(),
                 job_id="",
             )
 
@@ -248,6 +252,37 @@ def test_the_last_fallback_is_a_simulator(manager: Manager) -> None:
     assert answer.metadata["failover_tried"] == '["lab_b","spare_a"]'
 
 
+def test_a_fallback_takes_a_sampler_too(manager: Manager) -> None:
+    manager.fault("execute lab_b raise", "execute spare_a raise")
+    circuit = QuantumCircuit(2, 2)
+    circuit.x(1)
+    circuit.measure([0, 1], [0, 1])
+    file = BytesIO()
+    qpy.dump(circuit, file)
+    payload = pb.CircuitPayload(format=pb.BACKEND_NATIVE, data=file.getvalue())
+
+    answer = manager.stub.ExecuteCircuit(
+        pb.ExecuteCircuitRequest(device_id="lab_b", payload=payload, shots=20), timeout=30
+    )
+
+    assert dict(answer.counts) == {"10": 20}
+    assert answer.metadata["failover_to"] == "simulator@aer"
+
+
+def test_a_fallback_that_nobody_has_is_passed_over(manager: Manager) -> None:
+    before = manager.config.read_text()
+    manager.config.write_text(before.replace("[spare_a,", "[nobody, nothing@aer, spare_a,"))
+    wait_until(lambda: "nobody" in manager.registry.fallbacks("lab_b"), "it is read")
+    manager.fault("execute lab_b raise")
+
+    answer = manager.execute("lab_b")
+    manager.config.write_text(before)
+    wait_until(lambda: "nobody" not in manager.registry.fallbacks("lab_b"), "it is read again")
+
+    assert answer.metadata["device"] == "spare_a"
+    assert answer.metadata["failover_tried"] == '["lab_b","nobody","nothing@aer"]'
+
+
 def test_a_seeded_result_is_remembered_another_one_never(manager: Manager) -> None:
     seeded = [manager.execute("lab_a", options={"seed": "41"}) for _ in range(2)]
     unseeded = [manager.execute("lab_a") for _ in range(2)]
@@ -344,6 +379,118 @@ def test_a_file_that_breaks_leaves_the_driver_that_runs(manager: Manager) -> Non
     assert manager.execute("frail_a").counts
     path.unlink()
     wait_until(lambda: manager.info("frail") is None, "it is gone")
+
+
+def test_a_file_that_breaks_breaks_no_new_connection(manager: Manager) -> None:
+    """The driver that stays in place has one connection; the second one is made of the same."""
+    path = manager.drivers / "steady.py"
+    source = PLUGIN.read_text().replace('["lab_a", "lab_b"]', '["steady_a"]')
+    path.write_text(source.replace('.get("latency_s", 0.0)', '.get("latency_s", 1.0)'))
+    manager.wait_ready("steady")
+    path.write_text("this is no Python\n")
+    wait_until(lambda: "steady" in manager.registry.failures, "the failure is noted")
+    assert manager.loaded("steady").pool.idle == 1
+
+    calls = [
+        manager.stub.ExecuteCircuit.future(circuit_for("steady_a"), timeout=30) for _ in range(2)
+    ]
+
+    assert [call.result().metadata["driver_version"] for call in calls] == ["1.0", "1.0"]
+    assert manager.loaded("steady").pool.idle == 2
+    path.unlink()
+    wait_until(lambda: manager.info("steady") is None, "it is gone")
+
+
+def test_what_was_not_there_at_first_is_tried_again(manager: Manager) -> None:
+    """A provider that is down when the manager starts is no provider that is down for ever."""
+    manager.fault("initialize unavailable")
+    path = manager.drivers / "late.py"
+    path.write_text(PLUGIN.read_text().replace('["lab_a", "lab_b"]', '["late_a"]'))
+    before = manager.config.read_text()
+    late = f"drivers:\n  late: {{config: {{faults: {manager.faults}}}}}\n  lab:"
+    manager.config.write_text(before.replace("drivers:\n  lab:", late))
+    wait_until(lambda: "does not answer" in manager.registry.failures.get("late", ""), "it failed")
+    info = manager.info("late")
+    http_status, _ = manager.health()
+
+    manager.fault()
+
+    manager.wait_ready("late")
+    assert (info.state, http_status) == ("failed", 503)
+    path.unlink()
+    manager.config.write_text(before)
+    wait_until(lambda: manager.info("late") is None, "it is gone")
+
+
+def test_a_folder_that_is_new_in_the_configuration_is_followed(manager: Manager) -> None:
+    before, folder = manager.config.read_text(), manager.folder / "more"
+    manager.config.write_text(
+        before.replace("driver_paths: [drivers]", "driver_paths: [drivers, more]")
+    )
+    wait_until(lambda: len(manager.registry.config.driver_paths) == 2, "it is read")
+
+    def driver(name: str) -> None:
+        text = PLUGIN.read_text().replace('["lab_a", "lab_b"]', f'["{name}_a"]')
+        (folder / f"{name}.py").write_text(text)
+
+    folder.mkdir()
+    driver("first")
+    manager.wait_ready("first")
+    driver("second")
+    manager.wait_ready("second")
+    (folder / "first.py").unlink()
+    wait_until(lambda: manager.info("first") is None, "a file that is gone is unloaded")
+    shutil.rmtree(folder)
+    wait_until(lambda: manager.info("second") is None, "a folder that is gone is unloaded")
+
+    manager.config.write_text(before)
+    wait_until(lambda: len(manager.registry.config.driver_paths) == 1, "it is read again")
+    assert manager.execute("lab_a").counts
+
+
+def test_a_pool_that_is_new_in_the_configuration_is_used(manager: Manager) -> None:
+    before = manager.config.read_text()
+
+    manager.config.write_text(before.replace("{max_size: 1, wait_s: 1.0}", "{max_size: 3}"))
+    wait_until(lambda: manager.info("spare").connections_max == 3, "it has the new pool")
+    manager.config.write_text(before)
+
+    wait_until(lambda: manager.info("spare").connections_max == 1, "it has the old pool again")
+
+
+def test_a_configuration_that_breaks_changes_nothing(manager: Manager) -> None:
+    before, lab = manager.config.read_text(), manager.loaded("lab")
+    manager.config.write_text(before + "pool: [\n")
+    path = manager.drivers / "other.py"
+    path.write_text(PLUGIN.read_text().replace('["lab_a", "lab_b"]', '["other_a"]'))
+
+    manager.wait_ready("other")
+
+    assert manager.loaded("lab") is lab
+    assert manager.execute("lab_a").counts
+    path.unlink()
+    manager.config.write_text(before)
+    wait_until(lambda: manager.info("other") is None, "it is gone")
+
+
+def test_a_driver_that_takes_long_to_start_keeps_nobody_waiting(manager: Manager) -> None:
+    path = manager.drivers / "long.py"
+    path.write_text("import time\ntime.sleep(4)\n" + PLUGIN.read_text())
+    wait_until(lambda: manager.info("long") is not None, "it is being loaded")
+    began = time.monotonic()
+
+    state, health = manager.info("long").state, manager.health()
+    load(manager, "spare")
+    counts = manager.execute("lab_a").counts
+
+    assert time.monotonic() - began < 3.5
+    assert (state, health[0], health[1]["drivers"]["long"]) == ("loading", 503, "loading")
+    assert counts
+    wait_until(
+        lambda: "lab_a" in manager.registry.failures.get("long", ""), "its devices are taken"
+    )
+    path.unlink()
+    wait_until(lambda: manager.info("long") is None, "it is forgotten")
 
 
 @pytest.mark.parametrize(

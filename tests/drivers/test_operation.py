@@ -60,11 +60,20 @@ def test_metrics_count_what_happens(manager: Manager) -> None:
         "eigen_driver_connection_errors_total",
     ):
         assert name in text, name
-    manager.stub.GetDeviceStatus(pb.GetDeviceStatusRequest(device_id="lab_a"), timeout=5)
-    assert (
-        'eigen_device_queue_depth{device_id="lab_a",driver="lab"} 0.0'
-        in manager.http("/metrics")[1]
-    )
+
+
+def test_the_metric_of_queues_needs_nobody_who_asks(manager: Manager) -> None:
+    depth = 'eigen_device_queue_depth{device_id="lab_a",driver="lab"}'
+    wait_until(lambda: f"{depth} 0.0" in manager.http("/metrics")[1], "nobody waits")
+    manager.fault("execute lab_a hang")
+
+    # Two run, as many as there are connections.
+    calls = [manager.stub.ExecuteCircuit.future(circuit_for("lab_a"), timeout=40) for _ in range(5)]
+
+    wait_until(lambda: manager.metric(depth) == 3, "three wait")
+    for call in calls:
+        call.cancel()
+    wait_until(lambda: manager.metric(depth) == 0, "nobody waits any more")
 
 
 def test_a_stranger_cannot_make_metrics_grow(manager: Manager) -> None:
@@ -313,11 +322,12 @@ def test_the_command_line_shows_and_changes(manager: Manager) -> None:
 
 def test_the_command_line_unloads_and_loads(manager: Manager) -> None:
     unloaded = drivers(manager, "unload", "spare")
-    gone = manager.info("spare")
+    gone, metrics = manager.info("spare"), manager.http("/metrics")[1]
     loaded = drivers(manager, "load", "spare")
 
     assert unloaded.returncode == 0, unloaded.stderr
     assert gone is None
+    assert 'driver="spare",provider' not in metrics
     assert "spare_a" in loaded.stdout
     assert manager.is_ready("spare")
 
@@ -388,8 +398,9 @@ def test_a_device_that_is_offline_is_a_backend_that_is_paused(
 
 CLIENT = """
 from qiskit import QuantumCircuit
+from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
-from qiskit_ibm_runtime import QiskitRuntimeService, SamplerV2
+from qiskit_ibm_runtime import EstimatorV2, QiskitRuntimeService, SamplerV2
 
 service = QiskitRuntimeService()
 backend = service.backend("lab_a@lab")
@@ -403,6 +414,20 @@ isa = generate_preset_pass_manager(optimization_level=1, backend=backend).run(ci
 job = SamplerV2(mode=backend).run([isa], shots=40)
 result = job.result()
 assert result[0].data.c.get_counts() == {"01": 40}, result[0].data.c.get_counts()
+
+bell = QuantumCircuit(2)
+bell.h(0)
+bell.cx(0, 1)
+isa = generate_preset_pass_manager(
+    optimization_level=1, backend=backend, initial_layout=[2, 3]
+).run(bell)
+values = [SparsePauliOp(word).apply_layout(isa.layout) for word in ("XX", "YY", "ZZ", "XI", "II")]
+estimator = EstimatorV2(mode=backend, options={"default_precision": 0.02, "seed_estimator": 3})
+pub = estimator.run([(isa, values)]).result()[0]
+# Of a Bell pair without noise: these correlations are certain; one qubit's X is a fair coin.
+assert pub.data.evs[[0, 1, 2, 4]].tolist() == [1, -1, 1, 1], pub.data.evs
+assert pub.data.stds[[0, 1, 2, 4]].tolist() == [0, 0, 0, 0], pub.data.stds
+assert abs(pub.data.evs[3]) < 5 * 0.02 and abs(pub.data.stds[3] - 0.02) < 0.001, pub.data
 print("done", "lab_a@lab" in [each.name for each in service.backends()])
 """
 

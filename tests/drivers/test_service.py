@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from qiskit import QuantumCircuit, qpy
 
 from app.drivers.proto import driver_manager_pb2 as pb
 
-from .manager import BELL, Manager, circuit_for, refused, wait_until
+from .manager import BELL, PLUGIN, Manager, circuit_for, refused, wait_until
 
 if TYPE_CHECKING:
     from app.local.valkey import EmbeddedValkey
@@ -330,6 +331,89 @@ def test_the_deadline_is_the_jobs_limit(manager: Manager, database: EmbeddedValk
     # gRPC rounds a deadline up on the wire.
     assert 1 < float(job[b"time_limit_s"]) <= 1.6
     wait_until(lambda: manager.loaded("lab").pool.active == 0, "the driver was killed")
+
+
+def test_a_call_that_is_cancelled_at_any_moment_leaves_no_job(
+    manager: Manager, database: EmbeddedValkey
+) -> None:
+    manager.fault("execute lab_a hang")
+
+    for number in range(20):
+        call = manager.stub.ExecuteCircuit.future(
+            circuit_for("lab_a", job_id=f"left-at-{number}"), timeout=30
+        )
+        # From before the manager has read it to after the job runs.
+        threading.Event().wait(0.0005 * number)
+        call.cancel()
+
+    def left() -> list[bytes]:
+        with database.client() as client:
+            jobs = [client.hgetall(key) for key in client.scan_iter("job:*", count=1000)]
+        ours = [job for job in jobs if b"left-at-" in job.get(b"tags", b"")]
+        return [job[b"status"] for job in ours if job[b"status"] != b"Cancelled"]
+
+    wait_until(lambda: not left(), "every job that was made is cancelled")
+    wait_until(lambda: manager.loaded("lab").pool.active == 0, "the driver is free again")
+    assert not left()
+
+
+def test_calibrations_that_take_long_keep_nobody_waiting(manager: Manager) -> None:
+    """There are more of them than the event loop has threads."""
+    names = [f"many_{number}" for number in range(40)]
+    path = manager.drivers / "many.py"
+    path.write_text(
+        PLUGIN.read_text()
+        .replace('["lab_a", "lab_b"]', repr(names))
+        .replace("self._calibrations += 1", "time.sleep(60)")
+    )
+    manager.wait_ready("many")
+    calls = [
+        manager.stub.CalibrateDevice.future(pb.CalibrateDeviceRequest(device_id=name), timeout=30)
+        for name in names
+    ]
+    wait_until(
+        lambda: all(manager.loaded("many").status(name) == "calibrating" for name in names),
+        "all are calibrated",
+    )
+    began = time.monotonic()
+
+    for _ in range(5):
+        manager.stub.GetDeviceStatus(pb.GetDeviceStatusRequest(device_id="lab_a"), timeout=5)
+        manager.stub.ListDevices(pb.ListDevicesRequest(), timeout=5)
+    assert manager.execute("lab_a").counts
+
+    assert time.monotonic() - began < 3
+    for call in calls:
+        call.cancel()
+    path.unlink()
+    wait_until(lambda: manager.info("many") is None, "it is gone")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 1e-9, 1e9])
+def test_any_deadline_is_met_or_told(manager: Manager, timeout: float) -> None:
+    request = pb.CalibrateDeviceRequest(device_id="lab_a")
+
+    code = manager.stub.CalibrateDevice.future(request, timeout=timeout).code()
+
+    # A local call may be quicker than a deadline that is over.
+    over = {grpc.StatusCode.DEADLINE_EXCEEDED} if timeout < 1 else set()
+    assert code in {grpc.StatusCode.OK, *over}
+    # The device is free again when the driver has ended what nobody waits for.
+    wait_until(lambda: manager.loaded("lab").pool.active == 0, "it is over")
+    assert manager.info("lab").state == "ready"
+
+
+def test_a_refusal_fits_into_what_a_client_takes(manager: Manager) -> None:
+    document = {"version": "1.0", "qubits": 1, "operations": []}
+    document |= {f"k{number}" * 3000: 1 for number in range(20)}
+    payload = pb.CircuitPayload(format=pb.AQO_JSON, data=orjson.dumps(document))
+    request = pb.ExecuteCircuitRequest(device_id="lab_a", payload=payload)
+
+    refusal = refused(lambda: manager.stub.ExecuteCircuit(request, timeout=10))
+
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert 0 < len(refusal.fields) <= 6
+    assert all(len(field) <= 128 for field in refusal.fields)
 
 
 def test_a_device_is_calibrated(manager: Manager) -> None:
