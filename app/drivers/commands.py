@@ -25,9 +25,10 @@ CHANGE_S = 120.0
 class Operator:
     """One connection to a driver manager."""
 
-    def __init__(self, stub: Any, key: str | None) -> None:
+    def __init__(self, stub: Any, address: str, key: str | None) -> None:
         """Make it; ``key``: an API key, if the manager asks for one."""
         self._stub = stub
+        self._address = address
         self._metadata = [("authorization", f"apikey {key}")] if key else []
 
     def ask(self, method: str, request: Any, timeout_s: float = ANSWER_S) -> Any:
@@ -42,6 +43,11 @@ class Operator:
             )
         except grpc.RpcError as exc:
             message = f"the driver manager refused: {exc.code().name}: {exc.details()}"
+            if exc.code() is grpc.StatusCode.UNAVAILABLE:
+                message = (
+                    f"no driver manager answers at {self._address} (QFLEET_GRPC_HOST,"
+                    " QFLEET_GRPC_PORT); `python -m app up` starts one, or `python -m app drivers`"
+                )
             raise Unavailable(message) from exc
 
     def drivers(self) -> list[Any]:
@@ -61,7 +67,7 @@ def open_operator(settings: Settings, key: str | None) -> Iterator[Operator]:
         channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(root))
     with channel:
         stub = pb_grpc.DriverManagerServiceStub(channel)  # type: ignore[no-untyped-call]
-        yield Operator(stub, key)
+        yield Operator(stub, address, key)
 
 
 def show(settings: Settings, key: str | None, what: str) -> None:

@@ -287,9 +287,11 @@ def stub_address(stub: Any) -> str:
 # --- commands ---------------------------------------------------------------------------------
 
 
-def drivers(manager: Manager, *arguments: str) -> subprocess.CompletedProcess[str]:
+def drivers(
+    manager: Manager, *arguments: str, port: int | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
-        "QFLEET_GRPC_PORT": str(manager.manager.port),
+        "QFLEET_GRPC_PORT": str(port or manager.manager.port),
         "QFLEET_REDIS_URL": manager.settings.redis_url or "",
     }
     return subprocess.run(
@@ -318,6 +320,14 @@ def test_the_command_line_shows_and_changes(manager: Manager) -> None:
     assert reset.stdout == "closed: the breaker of lab_a\n"
     assert nobody.returncode == 1
     assert nobody.stderr.startswith("qfleet: the driver manager refused: NOT_FOUND: ")
+
+
+def test_the_command_line_says_where_it_has_found_nobody(manager: Manager) -> None:
+    nobody = drivers(manager, "list", port=1)
+
+    assert nobody.returncode == 1
+    assert nobody.stderr.startswith("qfleet: no driver manager answers at 127.0.0.1:1 ")
+    assert "`python -m app up` starts one" in nobody.stderr
 
 
 def test_the_command_line_unloads_and_loads(manager: Manager) -> None:
