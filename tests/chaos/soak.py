@@ -43,6 +43,7 @@ KEPT = frozenset(
         *("stats", "running", "sequence", "wakeup:sequence", "reaper:tick", "probe", "secret"),
         *("workers", "worker:{worker}", "clock:{executor}", "service:{executor}"),
         *("usage:{owner}:{instance}", "_kombu.binding.{exchange}", "handed_over"),
+        "_kombu.binding_permanent.{exchange}",
         # Messages that name no job, and those that a killed worker did not acknowledge.
         *("{executor}", "unacked", "unacked_index", "unacked_mutex"),
     )
