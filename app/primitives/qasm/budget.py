@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from openqasm3 import ast
 
-from app.primitives.qasm.place import Place, Rejected
+from app.primitives.qasm.place import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from app.config import ProgramLimits
 
 _PHYSICAL = re.compile(r"\$(\d+)")
-#: Integers beyond this are nobody's size, index or exponent.
-_LARGEST = 1 << 40
 #: How often a while loop is counted: its real number of turns is not known before the run.
 _WHILE_TURNS = 64
 #: A fractional power is computed from the gate's matrix.
@@ -40,7 +38,7 @@ _STANDARD = _Gate(operations=1, depth=0, qubits=1)
 
 
 def check_budget(program: ast.Program, limits: ProgramLimits) -> None:
-    """Refuse a program that would become too large.
+    """Refuse a program that would become too large; its constants are literals by now.
 
     Raises:
         Rejected: it asks for more than a limit; the message names both.
@@ -48,41 +46,20 @@ def check_budget(program: ast.Program, limits: ProgramLimits) -> None:
     budget = _Budget(limits)
     total = 0
     for statement in program.statements:
-        total += budget.operations(statement, depth=1)
+        total += budget.operations(statement)
         if total > limits.operations:
             message = f"the program expands to more than the {limits.operations} operations allowed"
             _reject(statement, "too_many_operations", message)
 
 
-def constant(expression: ast.Expression | None) -> int | None:
-    """Value of a constant integer expression; None for anything else."""
+def _whole(expression: ast.Expression) -> int | None:
+    """Value of a literal that is a whole number; None for anything else."""
     match expression:
         case ast.IntegerLiteral(value=value):
-            return value if abs(value) <= _LARGEST else None
-        case ast.UnaryExpression(op=op, expression=inner) if op.name == "-":
-            value = constant(inner)
-            return None if value is None else -value
-        case ast.BinaryExpression(op=op, lhs=left, rhs=right):
-            return _arithmetic(op.name, constant(left), constant(right))
+            return int(value)
+        case ast.FloatLiteral(value=value) if float(value).is_integer():
+            return int(value)
     return None
-
-
-def _arithmetic(operator: str, left: int | None, right: int | None) -> int | None:
-    if left is None or right is None:
-        return None
-    value: int | None
-    match operator:
-        case "+":
-            value = left + right
-        case "-":
-            value = left - right
-        case "*":
-            value = left * right
-        case "/" if right:
-            value = int(left / right) if max(abs(left), abs(right)) < 1 << 50 else None
-        case _:
-            value = None
-    return value if value is not None and abs(value) <= _LARGEST else None
 
 
 class _Budget:
@@ -96,13 +73,8 @@ class _Budget:
         self._clbits = 0
         self._user_operations = 0
 
-    def operations(self, node: ast.Statement, *, depth: int) -> int:
+    def operations(self, node: ast.Statement) -> int:
         """Operations that a statement expands to, at most."""
-        if getattr(node, "annotations", None):
-            _reject(node, "annotation", "annotations are not supported; leave them out")
-        if depth > self._limits.gate_depth:
-            most = self._limits.gate_depth
-            _reject(node, "too_deep", f"blocks nest deeper than the {most} levels allowed")
         match node:
             case ast.QubitDeclaration():
                 return self._declare_qubits(node)
@@ -113,20 +85,24 @@ class _Budget:
             case ast.QuantumGate() | ast.QuantumPhase():
                 return self._call(node)
             case ast.ForInLoop():
-                return 1 + self._turns(node) * self._block(node.block, depth)
+                return 1 + _turns(node) * self._block(node.block)
             case ast.WhileLoop():
-                return 1 + _WHILE_TURNS * self._block(node.block, depth)
+                return 1 + _WHILE_TURNS * self._block(node.block)
             case ast.BranchingStatement():
                 blocks = (node.if_block, node.else_block)
-                return 1 + sum(self._block(block, depth) for block in blocks)
+                return 1 + sum(self._block(block) for block in blocks)
+            case ast.CompoundStatement():
+                return self._block(node.statements)
             case ast.Box():
-                return 1 + self._block(node.body, depth)
+                return 1 + self._block(node.body)
             case ast.Include():
                 if node.filename != "stdgates.inc":
                     _reject(node, "include", "only 'stdgates.inc' can be included")
                 return 0
             case ast.AliasStatement():
-                self._sizes[node.target.name] = self._width_of(node.value)
+                name = node.target.name
+                # Inside of a block it may hide a larger register, which is back behind the block.
+                self._sizes[name] = max(self._sizes.get(name, 0), self._width_of(node.value))
                 return 0
             case ast.QuantumMeasurementStatement():
                 return self._broadcast([node.measure.qubit])
@@ -136,8 +112,8 @@ class _Budget:
                 return self._broadcast(node.qubits)
         return 1
 
-    def _block(self, statements: Sequence[ast.Statement], depth: int) -> int:
-        return sum(self.operations(statement, depth=depth + 1) for statement in statements)
+    def _block(self, statements: Sequence[ast.Statement]) -> int:
+        return sum(self.operations(statement) for statement in statements)
 
     def _declare_qubits(self, node: ast.QubitDeclaration) -> int:
         size = self._size(node, node.size, "qubit")
@@ -158,7 +134,7 @@ class _Budget:
         return size
 
     def _size(self, node: ast.Statement, expression: ast.Expression | None, what: str) -> int:
-        size = 1 if expression is None else constant(expression)
+        size = 1 if expression is None else _whole(expression)
         if size is None or size < 0:
             message = f"the size of a {what} register must be a number that is not negative"
             _reject(node, "bad_size", message)
@@ -171,7 +147,7 @@ class _Budget:
             _reject(node, "too_many_gates", message)
         operations, depth = 1, 0
         for statement in node.body:
-            operations += self.operations(statement, depth=1)
+            operations += self.operations(statement)
             if isinstance(statement, ast.QuantumGate):
                 depth = max(depth, self._gates.get(statement.name.name, _STANDARD).depth)
         name = node.name.name[:64]
@@ -204,7 +180,7 @@ class _Budget:
         limits, operations, controls = self._limits, gate.operations, 0
         for modifier in node.modifiers:
             name, argument = modifier.modifier.name, modifier.argument
-            value = 1 if argument is None else constant(argument)
+            value = 1 if argument is None else _whole(argument)
             if name in ("ctrl", "negctrl"):
                 if value is None or not 1 <= value <= limits.controls:
                     message = f"the number of controls must be 1 to {limits.controls}"
@@ -234,22 +210,6 @@ class _Budget:
                 )
                 _reject(node, "too_many_operations", message)
         return operations
-
-    def _turns(self, node: ast.ForInLoop) -> int:
-        most = self._limits.loop_iterations
-        values = node.set_declaration
-        if isinstance(values, ast.RangeDefinition):
-            step = 1 if values.step is None else constant(values.step)
-            start, end = constant(values.start), constant(values.end)
-            if start is None or end is None or not step:
-                message = "the range of a for loop must be constant, with a step that is not 0"
-                _reject(node, "bad_range", message)
-            turns = max(0, (end - start) // step + 1)
-        else:
-            turns = len(getattr(values, "values", ()))
-        if turns > most:
-            _reject(node, "loop_too_long", f"a loop of {turns} turns; {most} are allowed")
-        return turns
 
     def _broadcast(self, operands: Sequence[ast.Expression]) -> int:
         """How often an operation is repeated over its registers."""
@@ -290,5 +250,16 @@ class _Budget:
         return self._limits.qubits
 
 
+def _turns(node: ast.ForInLoop) -> int:
+    """Turns of a loop, whose bounds are literals by now."""
+    values = node.set_declaration
+    if isinstance(values, ast.DiscreteSet):
+        return len(values.values)
+    start, end, step = (
+        getattr(part, "value", 0) for part in (values.start, values.end, values.step)
+    )
+    return max(0, (end - start) // step + 1)
+
+
 def _reject(node: ast.QASMNode, reason: str, message: str) -> NoReturn:
-    raise Rejected(reason, message, Place.of(getattr(node, "span", None)))
+    raise Rejected.at(node, reason, message)

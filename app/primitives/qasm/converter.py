@@ -2,10 +2,10 @@
 
 What version 0.6.0 gets wrong, and is put right here: parameters of a gate are bound in order of
 declaration, not of the alphabet; negative, reversed and open slices pick the bits the specification
-names; integer division truncates; a scalar bit is a register of one bit, so that counts show it;
-slices and aliases of bits make no extra register, so that counts do not repeat them; a bit can be
-compared with 0 and 1; user-defined gates get names that no simulator knows; every error has a true
-place.
+names; integers are not divided as floats; a scalar bit is a register of one bit, so that counts
+show it; slices and aliases of bits make no extra register, so that counts do not repeat them; a bit
+can be compared with 0 and 1; user-defined gates get names that no simulator knows; every error has
+a true place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qiskit_qasm3_import.converter import (
 )
 from qiskit_qasm3_import.data import Scope, Symbol
 from qiskit_qasm3_import.exceptions import ConversionError, raise_from_node
-from qiskit_qasm3_import.state import GateScope
+from qiskit_qasm3_import.state import GateScope, LocalScope
 
 from app.primitives.qasm.place import MESSAGE_CHARS, Place, Rejected
 from app.primitives.sanitise import USER_PREFIX
@@ -51,15 +51,12 @@ _UNREAD = {
     "CalibrationGrammarDeclaration": "calibrations (`defcalgrammar`)",
     "CalibrationStatement": "calibrations (`cal`)",
     "ClassicalAssignment": "assignments other than of measurements",
-    "ConstantDeclaration": "constants (`const`)",
     "EndStatement": "`end`",
     "ExternDeclaration": "`extern`",
     "Pragma": "pragmas",
     "SubroutineDefinition": "subroutines (`def`)",
     "SwitchStatement": "`switch` statements",
 }
-#: What Qiskit says of an index that is known only when the program runs.
-_WRONG_INDEX = "index must be int, slice or list"
 _UNREAD_NODE = re.compile(r"node of type (\w+) is not supported")
 _UNKNOWN_GATE = re.compile(r"gate '(\w+)' is not defined\.")
 _CONNECTIVES = {"&&": expr.logic_and, "||": expr.logic_or}
@@ -106,22 +103,32 @@ def _worded(message: str, program: ast.Program) -> str:
     return f"gate '{unknown[1]}' is not defined; define it before it is used"
 
 
+class _Resolved(ast.Expression):  # type: ignore[misc]  # no types upstream
+    """An expression whose value is known."""
+
+    def __init__(self, value: Any, kind: Any) -> None:
+        self.value = value
+        self.type = kind
+
+
 class _Values(expression.ValueResolver):  # type: ignore[misc]  # no types upstream
     """Values of expressions."""
 
     def visit_BinaryExpression(self, node: ast.BinaryExpression) -> tuple[Any, Any]:
-        if node.op.name == "/":
-            (left, left_type), (right, right_type) = self.visit(node.lhs), self.visit(node.rhs)
-            whole = (types.Int, types.Uint)
-            if isinstance(left_type, whole) and isinstance(right_type, whole):
-                if not right:
-                    raise_from_node(node, "division by zero")
-                if left_type.const and right_type.const:
-                    quotient = abs(left) // abs(right)
-                    value = quotient if (left < 0) == (right < 0) else -quotient
-                    return value, expression.join_integer_types(left_type, right_type)
-        value_and_type: tuple[Any, Any] = super().visit_BinaryExpression(node)
+        left, right = self.visit(node.lhs), self.visit(node.rhs)
+        whole = (types.Int, types.Uint)
+        if node.op.name == "/" and isinstance(left[1], whole) and isinstance(right[1], whole):
+            # Upstream divides as floats do. What is constant has been divided by now.
+            message = "an integer that is not constant is divided; divide by a float: 2.0"
+            raise_from_node(node, message)
+        # Upstream visits the two again: that would double with every level.
+        known = ast.BinaryExpression(node.op, _Resolved(*left), _Resolved(*right))
+        known.span = node.span
+        value_and_type: tuple[Any, Any] = super().visit_BinaryExpression(known)
         return value_and_type
+
+    def visit__Resolved(self, node: _Resolved) -> tuple[Any, Any]:
+        return node.value, node.type
 
     def _index_collection(
         self, collection: Any, collection_type: Any, indexer: Any, base: ast.QASMNode
@@ -194,11 +201,6 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
         except Exception as exc:
             # Whatever Qiskit says of wrong indices, operands or arities has no place of its own.
             message = str(exc).strip("'\"")[:MESSAGE_CHARS] or "this statement cannot be understood"
-            if message == _WRONG_INDEX:
-                message = (
-                    "an index is a constant number, range or set of numbers here;"
-                    " a loop variable cannot be one: write the iterations out"
-                )
             raise Rejected("semantic", message, Place.of(node.span)) from exc
 
     def _resolve_generic(
@@ -266,6 +268,17 @@ class _Converter(ConvertVisitor):  # type: ignore[misc]  # no types upstream
             return super().visit_AliasStatement(node, context)
         symbol = Symbol(node.target.name, list(bits), kind, context.scope, node)
         context.symbol_table.insert(symbol)
+        return context
+
+    def visit_CompoundStatement(self, node: ast.CompoundStatement, context: State) -> State:
+        if context.scope is Scope.GATE:
+            # A local scope in there would see the qubits outside of the gate.
+            for statement in node.statements:
+                self.visit(statement, context)
+            return context
+        with LocalScope(context) as inner:
+            for statement in node.statements:
+                self.visit(statement, inner)
         return context
 
     def _resolve_condition(self, node: ast.Expression, context: State) -> Any:

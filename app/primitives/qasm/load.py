@@ -1,4 +1,4 @@
-"""How does source become a circuit? Scan, parse, bound, convert, sanitise, in this order."""
+"""How does source become a circuit? Scan, parse, unroll, bound, convert, sanitise: in order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from app.primitives.qasm.converter import convert
 from app.primitives.qasm.parser import parse
 from app.primitives.qasm.place import Rejected, invalid
 from app.primitives.qasm.prescan import prescan
+from app.primitives.qasm.unroll import unroll
 from app.primitives.sanitise import sanitise
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def load_circuit(source: str, limits: ProgramLimits) -> QuantumCircuit:
     try:
         source = prescan(source, limits)
         with _garbage_collection_paused():
-            program = parse(source)
+            program = unroll(parse(source), limits)
             check_budget(program, limits)
             return sanitise(convert(program), limits)
     except Rejected as exc:

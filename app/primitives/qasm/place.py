@@ -35,6 +35,11 @@ class Rejected(Exception):
         self.message = message
         self.place = place
 
+    @classmethod
+    def at(cls, node: object, reason: str, message: str) -> Rejected:
+        """A refusal because of one node of the syntax tree."""
+        return cls(reason, message, Place.of(getattr(node, "span", None)))
+
 
 def invalid(source: str, rejected: Rejected) -> InvalidProgram:
     """The error a caller sees: with the source line, cut around the place."""
