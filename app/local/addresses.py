@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 from app.errors import ConfigurationInvalid
 
 LOOPBACK = "127.0.0.1"
+#: Below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range).
+LISTENING_PORTS = range(20_000, 32_768)
+TRIES = 100
 #: Addresses that stand for every interface → the loopback address that reaches them.
 _EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared with, not bound
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens on, and that no outgoing connection takes meanwhile.
+
+    Raises:
+        ConfigurationInvalid: none was found.
+    """
+    for port in random.SystemRandom().sample(LISTENING_PORTS, TRIES):
+        if is_free(LOOPBACK, port):
+            return port
+    message = (
+        f"none of {TRIES} ports of {LOOPBACK} from {LISTENING_PORTS.start} to"
+        f" {LISTENING_PORTS.stop - 1} is free; end what listens there"
+    )
+    raise ConfigurationInvalid(message)
 
 
 def is_free(host: str, port: int) -> bool:
