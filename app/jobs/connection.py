@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 from redis.backoff import ConstantBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -23,12 +25,29 @@ GATEWAY_TIMEOUT_S = 0.9
 WORKER_TIMEOUT_S = 10.0
 
 
+class _EndsWhenCancelled(AbstractConnection):
+    """A connection that loses no cancellation.
+
+    redis-py sends inside ``asyncio.wait_for``, and that forgets in Python 3.11 that its task was
+    cancelled if the sending ends in the same step: the task would go on, some for ever.
+    """
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
+        await super().send_packed_command(*args, **kwargs)
+        if task is not None and task.cancelling() > before:
+            # Nobody reads the answer.
+            await self.disconnect(nowait=True)
+            raise asyncio.CancelledError
+
+
 def connect_gateway(url: str) -> redis.asyncio.Redis:
     """A client for the event loop: short waits, because a person waits behind it.
 
     One repetition covers a connection that was closed meanwhile; every script may be repeated.
     """
-    return redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.ConnectionPool.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=GATEWAY_TIMEOUT_S,
@@ -37,6 +56,9 @@ def connect_gateway(url: str) -> redis.asyncio.Redis:
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         retry=redis.asyncio.retry.Retry(ConstantBackoff(0.05), 1),
     )
+    # Over a socket, over TLS: the address says which.
+    pool.connection_class = type("Connection", (_EndsWhenCancelled, pool.connection_class), {})
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def connect_worker(url: str) -> redis.Redis:

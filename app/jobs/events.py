@@ -47,7 +47,7 @@ class JobEvents:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        while not _is_cancelled():
+        while True:
             try:
                 await self._listen()
             except (redis.RedisError, OSError) as exc:
@@ -57,7 +57,7 @@ class JobEvents:
     async def _listen(self) -> None:
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(DONE_CHANNEL)
-            while not _is_cancelled():
+            while True:
                 # The time-out makes redis-py send its health check on a silent connection.
                 message = await subscription.get_message(timeout=5.0)
                 if message is None:
@@ -74,9 +74,3 @@ class JobEvents:
     def _wake_all(self) -> None:
         for job_id in list(self._waiting):
             self._wake(job_id)
-
-
-def _is_cancelled() -> bool:
-    """Whether this task was told to end: redis-py 8.1 swallows a cancellation now and then."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
