@@ -5,6 +5,7 @@ All sets run at once: an array operation per gate, where Aer costs 0.1 ms or mor
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,13 @@ Matrix = list[list[Entry]]
 #: wider ``unitary`` gates go to Aer.
 _WIDEST_UNITARY = 3
 
+#: From so many sets on, those of one amplitude lie side by side in memory, so that the innermost
+#: loop is long for a circuit of any width; fewer sets lie one behind the other. Measured in ms per
+#: set, side by side against behind: 12 qubits, 2 sets 3.4 : 2.0, 16 sets 1.1 : 1.5.
+_SIDE_BY_SIDE_SETS = 8
+#: Amplitudes of the sets that one thread changes at once: they stay in its cache.
+_PIECE_AMPLITUDES = 2**17
+
 
 def runs(steps: Iterable[Step]) -> bool:
     """Whether every step is a gate that is known here."""
@@ -39,13 +47,18 @@ def runs(steps: Iterable[Step]) -> bool:
 
 def zeros(qubits: int, sets: int) -> npt.NDArray[np.complex128]:
     """Give |0…0> for every set, shape ``(2 ** qubits, sets)``; bit 0 of an index is qubit 0."""
-    states = np.zeros((2**qubits, sets), dtype=np.complex128)
+    side_by_side = sets >= _SIDE_BY_SIDE_SETS
+    states = np.zeros((2**qubits, sets), dtype=np.complex128, order="C" if side_by_side else "F")
     states[0] = 1
     return states
 
 
 def evolve(
-    states: npt.NDArray[np.complex128], steps: Iterable[Step], angles: npt.NDArray[np.float64]
+    states: npt.NDArray[np.complex128],
+    steps: Sequence[Step],
+    angles: npt.NDArray[np.float64],
+    *,
+    threads: int = 1,
 ) -> None:
     """Apply ``steps`` in place.
 
@@ -53,9 +66,33 @@ def evolve(
         states: shape ``(2 ** qubits, sets)``, as ``zeros`` makes them.
         steps: gates only.
         angles: shape ``(sets, slots)``.
+        threads: among which the sets may be divided; the states do not depend on it.
     """
+    pieces = min(states.size // _PIECE_AMPLITUDES, states.shape[1])
+    if pieces < 2:
+        _evolve(states, steps, angles)
+        return
+
+    def change(piece: npt.NDArray[np.complex128], its: npt.NDArray[np.float64]) -> None:
+        # Gaps of a power of two between its rows would leave most of a cache unused.
+        packed = piece.copy()
+        _evolve(packed, steps, its)
+        piece[...] = packed
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [
+            pool.submit(change, piece, its)
+            for piece, its in zip(
+                np.array_split(states, pieces, axis=1), np.array_split(angles, pieces), strict=True
+            )
+        ]:
+            done.result()
+
+
+def _evolve(
+    states: npt.NDArray[np.complex128], steps: Iterable[Step], angles: npt.NDArray[np.float64]
+) -> None:
     qubits = len(states).bit_length() - 1
-    # The sets come last, so that the innermost loop is long for a circuit of any width.
     tensor = states.reshape((2,) * qubits + states.shape[1:])
     columns = np.ascontiguousarray(angles.T)
     for step in steps:

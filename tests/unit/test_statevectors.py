@@ -56,6 +56,26 @@ def test_a_matrix_acts_on_its_qubits_in_order() -> None:
     np.testing.assert_allclose(states[:, 0], exact.data, atol=1e-12)
 
 
+@pytest.mark.parametrize(("qubits", "sets"), [(5, 2), (5, 20), (12, 100)])
+def test_few_sets_and_many_and_the_threads_they_run_in_give_the_same_states(
+    qubits: int, sets: int
+) -> None:
+    turns = [Step("ry", (qubit,), params=(Slot(0),)) for qubit in range(qubits)]
+    steps = [*turns, *(Step("cx", (qubit, qubit + 1)) for qubit in range(qubits - 1)), *turns]
+    angles = np.linspace(-3, 3, sets)[:, np.newaxis]
+    alone, beside = (statevectors.zeros(qubits, sets) for _ in range(2))
+
+    statevectors.evolve(alone, steps, angles)
+    statevectors.evolve(beside, steps, angles, threads=3)
+
+    assert (alone == beside).all()
+    circuit = QuantumCircuit(qubits)
+    for step in steps:
+        angle = () if step.name == "cx" else (angles[sets // 3, 0],)
+        getattr(circuit, step.name)(*angle, *step.qubits)
+    np.testing.assert_allclose(alone[:, sets // 3], Statevector(circuit).data, atol=1e-12)
+
+
 def test_what_is_not_known_is_left_to_aer() -> None:
     assert not statevectors.runs([Step("mcphase", (0, 1, 2, 3), params=(0.1,))])
     assert not statevectors.runs([Step("unitary", (0, 1, 2, 3), params=(np.eye(16),))])
