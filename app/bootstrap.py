@@ -28,7 +28,7 @@ from app.queues.app import create_celery
 from app.queues.wakeups import RESERVED, wakeup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     import redis.asyncio
     from celery import Celery
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from app.config import Settings
     from app.drivers.loaded import LoadedDriver
     from app.drivers.server import DriverManager
+    from app.executors import Resources
     from app.executors.engines.probe import Survey
-    from app.runner import Runner
+    from app.runner import Runner, Sandbox
     from app.sandbox.pool import SandboxPool
     from app.sweeper import Sweeper
 
@@ -189,9 +190,7 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
     from app.executors import Resources, registry
     from app.executors.admission import largest_statevector
     from app.executors.gpus import names
-    from app.runner import Runner
     from app.sandbox.pool import SandboxPool
-    from app.sweeper import Sweeper
 
     unknown = set(settings.executors).difference(registry.names())
     if unknown:
@@ -200,18 +199,6 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         )
         raise ConfigurationInvalid(message)
     gpus = _gpus(settings)
-    worker_id = uuid.uuid4().hex[:12]
-    client = connect_worker(redis_url(settings))
-    wakeups = {executor: wakeup(app, executor) for executor in settings.executors}
-    claims = ClaimStore(
-        client=client,
-        worker=worker_id,
-        lease_s=settings.lease_s,
-        wakeup_cap=settings.wakeup_cap,
-        max_attempts=settings.max_attempts,
-        max_crashes=settings.max_crashes,
-        retention_s=settings.retention_s,
-    )
     memory_bytes = settings.sandbox.memory_bytes or available_memory() * 4 // 5 // settings.slots
     resources = Resources(
         threads=max(1, len(os.sched_getaffinity(0)) // settings.slots),
@@ -224,10 +211,50 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         slots=settings.slots,
         gpus=() if gpus is None else names(settings.slots),
     )
+    report = _report(
+        settings,
+        uuid.uuid4().hex[:12],
+        qubits=largest_statevector(memory_bytes) if gpus is None else gpus.qubits,
+        worth_from=None if gpus is None else gpus.worth_from,
+    )
+    claims, runner, sweeper = _serving(
+        settings,
+        app,
+        report=report,
+        sandboxes={str(i): slot for i, slot in enumerate(sandboxes.slots)},
+        resources=resources,
+        heartbeat_file=settings.heartbeat_file,
+    )
+    return Worker(id=report.id, runner=runner, sweeper=sweeper, claims=claims, sandboxes=sandboxes)
+
+
+def _serving(
+    settings: Settings,
+    app: Celery,
+    *,
+    report: WorkerReport,
+    sandboxes: Mapping[str, Sandbox],
+    resources: Resources,
+    heartbeat_file: Path | None = None,
+) -> tuple[ClaimStore, Runner, Sweeper]:
+    """The parts that serve the queues of a report's executors, with a connection of their own."""
+    from app.runner import Runner
+    from app.sweeper import Sweeper
+
+    client = connect_worker(redis_url(settings))
+    claims = ClaimStore(
+        client=client,
+        worker=report.id,
+        lease_s=settings.lease_s,
+        wakeup_cap=settings.wakeup_cap,
+        max_attempts=settings.max_attempts,
+        max_crashes=settings.max_crashes,
+        retention_s=settings.retention_s,
+    )
     runner = Runner(
         claims=claims,
-        sandboxes={str(i): slot for i, slot in enumerate(sandboxes.slots)},
-        executors=settings.executors,
+        sandboxes=sandboxes,
+        executors=report.executors,
         wakeup=partial(wakeup, app),
         limits=settings.program,
         resources=resources,
@@ -238,17 +265,12 @@ def build_worker(settings: Settings, app: Celery) -> Worker:
         claims=claims,
         client=client,
         runner=runner,
-        report=_report(
-            settings,
-            worker_id,
-            qubits=largest_statevector(memory_bytes) if gpus is None else gpus.qubits,
-            worth_from=None if gpus is None else gpus.worth_from,
-        ),
-        wakeups=wakeups,
+        report=report,
+        wakeups={executor: wakeup(app, executor) for executor in report.executors},
         beat_s=settings.beat_s,
-        heartbeat_file=settings.heartbeat_file,
+        heartbeat_file=heartbeat_file,
     )
-    return Worker(id=worker_id, runner=runner, sweeper=sweeper, claims=claims, sandboxes=sandboxes)
+    return claims, runner, sweeper
 
 
 def build_driver_manager(settings: Settings) -> DriverManager:
@@ -269,9 +291,7 @@ def build_driver_manager(settings: Settings) -> DriverManager:
     from app.drivers.waits import Waits
     from app.drivers.worker import DriverWorker
     from app.executors import Resources, registry
-    from app.runner import Runner
     from app.sandbox.pool import SandboxPool
-    from app.sweeper import Sweeper
 
     config = read_configuration(settings.driver_config)
     url = redis_url(settings)
@@ -304,16 +324,6 @@ def build_driver_manager(settings: Settings) -> DriverManager:
 
     def employ(driver: LoadedDriver, report: WorkerReport) -> DriverWorker:
         translators.start()
-        connection = connect_worker(url)
-        claims = ClaimStore(
-            client=connection,
-            worker=report.id,
-            lease_s=settings.lease_s,
-            wakeup_cap=settings.wakeup_cap,
-            max_attempts=settings.max_attempts,
-            max_crashes=settings.max_crashes,
-            retention_s=settings.retention_s,
-        )
         boxes = {
             str(number): DriverSandbox(
                 driver=driver.name,
@@ -325,24 +335,8 @@ def build_driver_manager(settings: Settings) -> DriverManager:
             )
             for number in range(driver.pool.size)
         }
-        runner = Runner(
-            claims=claims,
-            sandboxes=boxes,
-            executors=(driver.name,),
-            wakeup=partial(wakeup, celery),
-            limits=settings.program,
-            resources=resources,
-            time_limit_s=settings.sandbox.time_limit_s,
-            slice_s=settings.slice_s,
-        )
-        sweeper = Sweeper(
-            claims=claims,
-            client=connection,
-            runner=runner,
-            report=report,
-            wakeups={driver.name: wakeup(celery, driver.name)},
-            beat_s=settings.beat_s,
-            heartbeat_file=None,
+        claims, runner, sweeper = _serving(
+            settings, celery, report=report, sandboxes=boxes, resources=resources
         )
         return DriverWorker(
             driver=driver.name, slots=len(boxes), claims=claims, runner=runner, sweeper=sweeper

@@ -29,7 +29,7 @@ from app.drivers.driver import (
     InvalidCircuit,
 )
 from app.sandbox.confinement import limit_cpu
-from app.sandbox.protocol import HEADER_BYTES, LENGTHS, decode_lengths, encode_frame
+from app.sandbox.protocol import HEADER_BYTES, encode_frame, read_frame, write_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,11 +61,10 @@ def main() -> None:
     sys.stdout = sys.stderr
     threading.Thread(target=_end_with_the_manager, name="hang-up", daemon=True).start()
     instance: list[BaseDriver] = []
-    while prefix := _read(LENGTHS.size):
-        header_bytes, body_bytes = decode_lengths(prefix, most_body=BODY_BYTES)
-        header, body = orjson.loads(_read(header_bytes)), _read(body_bytes)
+    while frame := read_frame(CALLS_FD, most_body=BODY_BYTES):
+        header = orjson.loads(frame[0])
         limit_cpu(header["cpu_s"])
-        _write(_answer(instance, header, body))
+        write_frame(CALLS_FD, _answer(instance, header, frame[1]))
 
 
 def _end_with_the_manager() -> None:
@@ -189,22 +188,6 @@ def _failed(kind: str, error: BaseException) -> bytes:
 def _limit_memory(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _read(count: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < count:
-        part = os.read(CALLS_FD, min(count - len(parts), 1 << 20))
-        if not part:
-            return b""
-        parts += part
-    return bytes(parts)
-
-
-def _write(frame: bytes) -> None:
-    view = memoryview(frame)
-    while view:
-        view = view[os.write(CALLS_FD, view) :]
 
 
 if __name__ == "__main__":

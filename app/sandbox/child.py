@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from app.sandbox.confinement import limit_cpu
 from app.sandbox.protocol import (
-    LENGTHS,
     Condition,
-    decode_lengths,
     decode_request,
     encode_reply,
+    read_frame,
+    write_frame,
 )
 
 if TYPE_CHECKING:
@@ -58,14 +58,12 @@ def take_over(jobs_fd: int, output_fd: int) -> None:
 def serve(perform: Callable[[Request], Reply]) -> None:
     """Run jobs until the parent hangs up."""
     _log_to_output()
-    while prefix := _read(LENGTHS.size):
-        header_bytes, body_bytes = decode_lengths(prefix, most_body=PARAMS_BYTES)
-        header, body = _read(header_bytes), _read(body_bytes)
-        request, cpu_limit_s = decode_request(header, body)
+    while frame := read_frame(JOBS_FD, most_body=PARAMS_BYTES):
+        request, cpu_limit_s = decode_request(*frame)
         limit_cpu(cpu_limit_s)
         logging.getLogger().setLevel(request.log_level)
         reply = perform(request)
-        _write(encode_reply(reply, Condition(rss_bytes=_rss_bytes())))
+        write_frame(JOBS_FD, encode_reply(reply, Condition(rss_bytes=_rss_bytes())))
 
 
 def _log_to_output() -> None:
@@ -75,23 +73,6 @@ def _log_to_output() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.getLogger().handlers = [handler]
-
-
-def _read(count: int) -> bytes:
-    """So many bytes; none at the end."""
-    parts = bytearray()
-    while len(parts) < count:
-        part = os.read(JOBS_FD, min(count - len(parts), 1 << 20))
-        if not part:
-            return b""
-        parts += part
-    return bytes(parts)
-
-
-def _write(frame: bytes) -> None:
-    view = memoryview(frame)
-    while view:
-        view = view[os.write(JOBS_FD, view) :]
 
 
 def _rss_bytes() -> int:

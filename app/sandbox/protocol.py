@@ -6,6 +6,7 @@ that comes from a child.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,38 @@ def decode_lengths(prefix: bytes, *, most_body: int) -> tuple[int, int]:
         message = f"a frame of {header} + {body} bytes; at most {HEADER_BYTES} + {most_body}"
         raise MalformedFrame(message)
     return header, body
+
+
+def read_frame(descriptor: int, *, most_body: int) -> tuple[bytes, bytes] | None:
+    """The header and the body of the next frame; None when the other side has hung up.
+
+    Raises:
+        MalformedFrame: it announces more than is allowed.
+    """
+    prefix = _read(descriptor, LENGTHS.size)
+    if not prefix:
+        return None
+    lengths = decode_lengths(prefix, most_body=most_body)
+    header, body = (_read(descriptor, length) for length in lengths)
+    return (header, body) if (len(header), len(body)) == lengths else None
+
+
+def write_frame(descriptor: int, frame: bytes) -> None:
+    """Send all of a frame."""
+    view = memoryview(frame)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _read(descriptor: int, count: int) -> bytes:
+    """So many bytes; none if there is an end before them."""
+    parts = bytearray()
+    while len(parts) < count:
+        part = os.read(descriptor, min(count - len(parts), 1 << 20))
+        if not part:
+            return b""
+        parts += part
+    return bytes(parts)
 
 
 def encode_request(request: Request, *, cpu_limit_s: float) -> bytes:

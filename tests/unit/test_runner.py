@@ -130,9 +130,14 @@ def make_bench(redis_url: str) -> Iterator[Callable[..., Bench]]:
     def make(
         script: Callable[[Request, float], Reply] = succeed,
         slots: int = 1,
-        slice_s: float = 0.05,
+        slice_s: float = 30,
+        *,
+        waits: bool = False,
     ) -> Bench:
         made.append(Bench(redis_url, script, slots, slice_s))
+        if not waits:
+            # A slice is over as soon as nothing is ready, not after a time that a test must guess.
+            made[-1].claims.await_wakeup = lambda **_: None
         return made[-1]
 
     yield make
@@ -381,7 +386,7 @@ def test_what_was_run_while_redis_was_away_is_recorded(
 def test_a_job_that_comes_within_the_slice_needs_no_celery(
     make_bench: Callable[..., Bench],
 ) -> None:
-    bench = make_bench(slice_s=1)
+    bench = make_bench(slice_s=1, waits=True)
     serving = threading.Thread(target=bench.runner.serve, args=("aer",))
     serving.start()
     job = bench.add()
