@@ -100,6 +100,11 @@ class Simulation:
         return self._noise is not None
 
     @property
+    def array_qubits(self) -> int:
+        """Up to this width all parameter sets are simulated at once, in arrays."""
+        return _VECTORISED_QUBITS
+
+    @property
     def rotations(self) -> Rotations:
         """Gates that turn a basis into Z."""
         return ROTATIONS if self._noise is None else self._noise.rotations
@@ -132,7 +137,7 @@ class Simulation:
         return (
             not self.is_noisy
             and reduced.readout is not None
-            and reduced.qubits <= _VECTORISED_QUBITS
+            and reduced.qubits <= self.array_qubits
             and statevectors.runs(reduced.steps)
         )
 
@@ -261,7 +266,13 @@ class Simulation:
         gates, amplitudes = len(reduced.steps), 2.0**reduced.qubits
         held = AMPLITUDE_BYTES << reduced.qubits
         if self.vectorises(reduced):
-            return Work(array_amplitudes=sets * gates * amplitudes, runs=1, gates=gates)
+            at_once = min(sets << reduced.qubits, _AMPLITUDES_AT_ONCE)
+            return Work(
+                array_amplitudes=sets * gates * amplitudes,
+                runs=1,
+                gates=gates,
+                state_bytes=AMPLITUDE_BYTES * at_once,
+            )
         return Work(
             amplitudes=sets * gates * amplitudes,
             runs=sets,
