@@ -9,7 +9,9 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
@@ -17,18 +19,23 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from app import __version__
+from app.auth.keys import ID_CHARS, PREFIX
 from app.auth.principal import DEFAULT_INSTANCE
 from app.config import Settings, secret_variables, variable_of, variables
-from app.errors import ConfigurationInvalid, ServiceError, Unavailable
+from app.errors import ConfigurationInvalid, NotFound, ServiceError, Unavailable
+from app.jobs.job import JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from pydantic_core import ErrorDetails
 
     from app.auth.instances import Instance, Quota
     from app.auth.keys import ApiKey
     from app.auth.store import KeyStore
+    from app.jobs.job import Job, WorkerReport
+    from app.jobs.snapshot import Snapshot
+    from app.local.oversight import Oversight, Use
 
 #: Seconds that requests may take to end when the gateway stops.
 GRACE_S = 10
@@ -149,7 +156,26 @@ def drivers(context: click.Context) -> None:
     asyncio.run(build_driver_manager(settings).run())
 
 
-_Key = click.option("--key", envvar="QFLEET_KEY", help="An API key, if the manager asks for one.")
+_File = click.Path(exists=True, dir_okay=False, path_type=Path)
+_REACH = (
+    click.option("--key", envvar="QFLEET_KEY", help="An API key, if the manager asks for one."),
+    click.option("--at", metavar="HOST:PORT", help="Where the manager is, if not here."),
+    click.option("--authority", type=_File, help="Whom to trust, if not its certificate (PEM)."),
+    click.option(
+        "--identity",
+        type=_File,
+        nargs=2,
+        metavar="CERTIFICATE KEY",
+        help="What to show to a manager that asks for a certificate (PEM).",
+    ),
+)
+
+
+def _reaches(command: Callable[..., None]) -> Callable[..., None]:
+    """Say how the manager is reached."""
+    for option in reversed(_REACH):
+        command = option(command)
+    return command
 
 
 @drivers.command("list")
@@ -158,43 +184,47 @@ _Key = click.option("--key", envvar="QFLEET_KEY", help="An API key, if the manag
     default="drivers",
     type=click.Choice(["drivers", "devices", "breakers", "pool", "caches"]),
 )
-@_Key
-def list_drivers(what: str, key: str | None) -> None:
+@_reaches
+def list_drivers(what: str, **reach: Any) -> None:
     """Show drivers, or devices, breakers, pool or caches."""
     from app.drivers import commands as of_drivers
 
-    of_drivers.show(_settings(), key, what)
+    with of_drivers.open_operator(_settings(), **reach) as operator:
+        of_drivers.show(operator, what)
 
 
 @drivers.command("load")
 @click.argument("name")
-@_Key
-def load_driver(name: str, key: str | None) -> None:
+@_reaches
+def load_driver(name: str, **reach: Any) -> None:
     """Load a driver, or load it again."""
     from app.drivers import commands as of_drivers
 
-    of_drivers.load(_settings(), key, name)
+    with of_drivers.open_operator(_settings(), **reach) as operator:
+        of_drivers.load(operator, name)
 
 
 @drivers.command("unload")
 @click.argument("name")
-@_Key
-def unload_driver(name: str, key: str | None) -> None:
+@_reaches
+def unload_driver(name: str, **reach: Any) -> None:
     """Drain a driver and remove its devices."""
     from app.drivers import commands as of_drivers
 
-    of_drivers.unload(_settings(), key, name)
+    with of_drivers.open_operator(_settings(), **reach) as operator:
+        of_drivers.unload(operator, name)
 
 
 @drivers.command("reset-breaker")
 @click.argument("name")
 @click.argument("device", default="")
-@_Key
-def reset_breaker(name: str, device: str, key: str | None) -> None:
+@_reaches
+def reset_breaker(name: str, device: str, **reach: Any) -> None:
     """Close a driver's circuit breakers, or that of one DEVICE."""
     from app.drivers import commands as of_drivers
 
-    of_drivers.reset_breaker(_settings(), key, name, device)
+    with of_drivers.open_operator(_settings(), **reach) as operator:
+        of_drivers.reset_breaker(operator, name, device)
 
 
 @commands.command()
@@ -242,32 +272,57 @@ def create(owner: str, name: str, instance: str, plan: str | None) -> None:
 
 
 @keys.command("list")
-def list_keys() -> None:
-    """Show all API keys, oldest first, without their texts."""
+@click.option("--owner", help="Only theirs.")
+def list_keys(owner: str | None) -> None:
+    """Show API keys, oldest first, without their texts."""
 
     async def read() -> tuple[ApiKey, ...]:
         async with _keys() as store:
             return await store.list()
 
-    found = asyncio.run(read())
+    found = [key for key in asyncio.run(read()) if owner in (None, key.owner)]
     if not found:
-        click.echo("there is no key yet: python -m app keys create --owner NAME", err=True)
+        click.echo(
+            f"there is no key yet: python -m app keys create --owner {owner or 'NAME'}", err=True
+        )
     for key in found:
         state = f"revoked {key.revoked:%Y-%m-%d %H:%M}" if key.revoked else "valid"
         click.echo(f"{key.id}  {key.created:%Y-%m-%d %H:%M}  {state:24}  {key.owner}  {key.name}")
 
 
 @keys.command()
-@click.argument("key_id", metavar="ID")
-def revoke(key_id: str) -> None:
-    """Refuse an API key and its tokens from now on."""
+@click.argument("which", metavar="[ID]...", nargs=-1)
+@click.option("--owner", help="All keys of this owner.")
+def revoke(which: tuple[str, ...], owner: str | None) -> None:
+    """Refuse API keys and their tokens from now on.
 
-    async def refuse() -> None:
+    ID is what `keys list` shows, or the text of the key. Jobs go on: `jobs cancel --owner`.
+    """
+    if bool(which) is (owner is not None):
+        raise click.UsageError("name keys by their ids, or --owner")
+
+    async def refuse() -> list[str]:
         async with _keys() as store:
-            await store.revoke(key_id)
+            ids = [_key_id(each) for each in which]
+            if owner is not None:
+                theirs = [key for key in await store.list() if key.owner == owner]
+                ids = [key.id for key in theirs if key.revoked is None]
+            for key_id in ids:
+                await store.revoke(key_id)
+            return ids
 
-    asyncio.run(refuse())
-    click.echo(f"key {key_id} is refused from now on, by every gateway within 2 seconds", err=True)
+    refused = asyncio.run(refuse())
+    if not refused:
+        raise NotFound(f"{owner} has no key that is valid; `keys list` shows those there are")
+    for key_id in refused:
+        click.echo(
+            f"key {key_id} is refused from now on, by every gateway within 2 seconds", err=True
+        )
+
+
+def _key_id(given: str) -> str:
+    """The id of a key that is named by it, or by its text: who finds a leaked one has that."""
+    return given.removeprefix(PREFIX)[:ID_CHARS] if given.startswith(PREFIX) else given
 
 
 @commands.group()
@@ -284,11 +339,14 @@ def set_plan(plan: str, queued: int | None, running: int | None, seconds: int | 
     """Give a plan a quota instead of the one it has; without options: none."""
     from app.auth.instances import Quota
 
+    quota = Quota(queued=queued, running=running, seconds=seconds)
+
     async def store_it() -> None:
         async with _keys() as store:
-            await store.set_plan(plan, Quota(queued=queued, running=running, seconds=seconds))
+            await store.set_plan(plan, quota)
 
     asyncio.run(store_it())
+    click.echo(_plan_line(plan, quota), err=True)
 
 
 @plans.command("list")
@@ -303,8 +361,163 @@ def list_plans() -> None:
     if not found:
         click.echo("no plan has a quota: python -m app plans set PLAN --queued 100", err=True)
     for plan, quota in found.items():
-        given = [f"{name} {most}" for name, most in asdict(quota).items() if most is not None]
-        click.echo(f"{plan}: {', '.join(given)}")
+        click.echo(_plan_line(plan, quota))
+
+
+@plans.command("assign")
+@click.argument("plan")
+@click.argument("owner")
+@click.argument("instance", default=DEFAULT_INSTANCE)
+def assign_plan(plan: str, owner: str, instance: str) -> None:
+    """Give an OWNER's INSTANCE (default: `default`) another plan."""
+
+    async def store_it() -> tuple[Instance, Quota | None]:
+        async with _keys() as store:
+            made = await store.assign(owner=owner, instance=instance, plan=plan)
+            return made, (await store.plans()).get(plan)
+
+    made, quota = asyncio.run(store_it())
+    click.echo(f"{owner}, instance {made.name}: plan {_plan_line(plan, quota)}", err=True)
+
+
+def _plan_line(plan: str, quota: Quota | None) -> str:
+    given = {} if quota is None else asdict(quota)
+    limits = [f"{name} {most}" for name, most in given.items() if most is not None]
+    return f"{plan}: {', '.join(limits) or 'no quota'}"
+
+
+@commands.group()
+def jobs() -> None:
+    """See and end jobs, whoever's they are."""
+
+
+@jobs.command("list")
+@click.option("--owner", help="Only theirs.")
+@click.option(
+    "--pending/--ended", default=None, help="Only those that wait or run; only those that ended."
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+def list_jobs(owner: str | None, pending: bool | None, limit: int) -> None:  # noqa: FBT001 - click's
+    """Show jobs, newest first, with the times they were created (UTC) and the times they ran."""
+
+    async def read() -> tuple[Job, ...]:
+        async with _oversight() as oversight:
+            return await oversight.jobs(limit=limit, owner=owner, pending=pending)
+
+    found = asyncio.run(read())
+    if not found:
+        click.echo("there is no such job", err=True)
+    for job in found:
+        failure = f"  {job.failure.code}" if job.failure else ""
+        click.echo(
+            f"{job.id}  {job.status:9}  {job.created:%Y-%m-%d %H:%M:%S}  {_ran(job):>9}"
+            f"  {job.scope.replace(':', '  ')}  {job.backend}{failure}"
+        )
+
+
+@jobs.command("show")
+@click.argument("job_id", metavar="ID")
+def show_job(job_id: str) -> None:
+    """Show what became of a job, and what its run logged; neither its program nor its result."""
+
+    async def read() -> tuple[Job, str]:
+        async with _oversight() as oversight:
+            return await oversight.job(job_id)
+
+    job, log = asyncio.run(read())
+    owner, _, instance = job.scope.partition(":")
+    lines = {
+        "job": f"{job.id}, {job.program_id}",
+        "state": job.status.value,
+        "owner": f"{owner}, instance {instance}",
+        "backend": job.backend,
+        "session": job.session_id,
+        "created": _utc(job.created),
+        "started": _utc(job.started),
+        "ended": _utc(job.finished),
+        "ran": _ran(job),
+        "tries": f"{job.attempt}, of which {job.crashes} crashed" if job.crashes else "",
+        "error": job.failure.code if job.failure else "",
+        "message": job.failure.message if job.failure else "",
+        "log": log,
+    }
+    for name, text in lines.items():
+        if text:
+            click.echo(f"{name:9}" + _harmless(text).strip().replace("\n", "\n" + 9 * " "))
+
+
+@jobs.command("cancel")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@click.option("--owner", help="All that wait or run of this owner.")
+def cancel_jobs(job_ids: tuple[str, ...], owner: str | None) -> None:
+    """End jobs; those that run stop within a second."""
+    if bool(job_ids) is (owner is not None):
+        raise click.UsageError("name jobs by their ids, or --owner")
+
+    async def end() -> int:
+        async with _oversight() as oversight:
+            if owner is not None:
+                return await oversight.cancel_all(owner)
+            for job_id in job_ids:
+                await oversight.cancel(job_id)
+            return len(job_ids)
+
+    click.echo(f"{asyncio.run(end())} cancelled", err=True)
+
+
+@commands.command()
+@click.option("--owner", help="Only theirs.")
+def usage(owner: str | None) -> None:
+    """Show what each instance has queued and running, and how long it ran in 28 days."""
+
+    async def read() -> tuple[Use, ...]:
+        async with _oversight() as oversight:
+            return await oversight.uses(owner=owner)
+
+    for use in asyncio.run(read()):
+        instance, used = use.instance, use.usage
+        allowed = "" if used.allowed_s is None else f" of {used.allowed_s}"
+        click.echo(
+            f"{instance.owner}  {instance.name}  plan {instance.plan}  {use.queued} queued"
+            f"  {use.running} running  {used.used_s:.1f}{allowed} s"
+        )
+
+
+@commands.command()
+def fleet() -> None:
+    """Show the workers that live, and the queues."""
+
+    async def read() -> tuple[tuple[WorkerReport, ...], Snapshot]:
+        async with _oversight() as oversight:
+            return await oversight.fleet()
+
+    workers, snapshot = asyncio.run(read())
+    for worker in workers:
+        click.echo(
+            f"worker {worker.id}  {worker.host}, process {worker.pid}  {worker.busy} of"
+            f" {worker.slots} slots busy  {', '.join(worker.executors)}"
+        )
+    if not workers:
+        click.echo("no worker lives: jobs wait", err=True)
+    for executor, queue in sorted(snapshot.queues.items()):
+        oldest = f", the oldest for {queue.oldest_queued_s:.0f} s" if queue.queued else ""
+        click.echo(f"queue {executor}  {queue.queued} queued{oldest}  {queue.running} running")
+
+
+def _ran(job: Job) -> str:
+    """For how long a job ran, or has been running by this machine's clock."""
+    if job.status is JobStatus.RUNNING and job.started is not None:
+        return f"{max((datetime.now(UTC) - job.started).total_seconds(), 0):.0f} s so far"
+    return f"{job.run_s:.1f} s" if job.attempt else "-"
+
+
+def _utc(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _harmless(text: str) -> str:
+    """The text without what steers a terminal: a message may quote a caller's program."""
+    return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -332,12 +545,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
 async def _keys() -> AsyncIterator[KeyStore]:
     """The keys in the configured Redis, or else in that of the local stack, if it runs."""
     from app.bootstrap import open_keys
-    from app.local.valkey import running_url
 
     settings = _settings()
-    url = settings.redis or running_url(settings.data / "valkey")
-    async with open_keys(settings, url) as store:
+    async with open_keys(settings, _redis_url(settings)) as store:
         yield store
+
+
+@contextlib.asynccontextmanager
+async def _oversight() -> AsyncIterator[Oversight]:
+    """Everybody's jobs, in the same Redis."""
+    from app.local.oversight import open_oversight
+
+    settings = _settings()
+    async with open_oversight(settings, _redis_url(settings)) as oversight:
+        yield oversight
+
+
+def _redis_url(settings: Settings) -> str:
+    from app.local.valkey import running_url
+
+    return settings.redis or running_url(settings.data / "valkey")
 
 
 def _show_first_key(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from app.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from app.config import Settings
 
@@ -45,8 +46,9 @@ class Operator:
             message = f"the driver manager refused: {exc.code().name}: {exc.details()}"
             if exc.code() is grpc.StatusCode.UNAVAILABLE:
                 message = (
-                    f"no driver manager answers at {self._address} (QFLEET_GRPC_HOST,"
-                    " QFLEET_GRPC_PORT); `python -m app up` starts one, or `python -m app drivers`"
+                    f"no driver manager answers at {self._address} (--at, QFLEET_GRPC_HOST,"
+                    " QFLEET_GRPC_PORT); `python -m app up` starts one, or `python -m app drivers`."
+                    f" gRPC says: {exc.details()}"
                 )
             raise Unavailable(message) from exc
 
@@ -56,52 +58,67 @@ class Operator:
 
 
 @contextlib.contextmanager
-def open_operator(settings: Settings, key: str | None) -> Iterator[Operator]:
-    """A connection to the manager that the settings name."""
+def open_operator(
+    settings: Settings,
+    *,
+    key: str | None,
+    at: str | None,
+    authority: Path | None,
+    identity: tuple[Path, Path] | None,
+) -> Iterator[Operator]:
+    """A connection to a manager.
+
+    Args:
+        settings: which manager, and its certificate, unless the others say so.
+        key: an API key, if it asks for one.
+        at: ``HOST:PORT``; over TLS, the host must be a name of its certificate.
+        authority: PEM file of whom to trust.
+        identity: PEM files of the certificate to show, and its private key.
+    """
     host = settings.grpc_host if settings.grpc_host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - it is replaced
-    address = f"{host}:{settings.grpc_port}"
-    if settings.grpc_tls_certificate is None:
+    address = at or f"{host}:{settings.grpc_port}"
+    trusted = authority or settings.grpc_tls_certificate
+    if trusted is None and identity is None:
         channel = grpc.insecure_channel(address)
     else:
-        root = settings.grpc_tls_certificate.read_bytes()
-        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(root))
+        root, certificate, private_key = (
+            None if file is None else file.read_bytes()
+            for file in (trusted, *(identity or (None, None)))
+        )
+        credentials = grpc.ssl_channel_credentials(root, private_key, certificate)
+        channel = grpc.secure_channel(address, credentials)
     with channel:
         stub = pb_grpc.DriverManagerServiceStub(channel)  # type: ignore[no-untyped-call]
         yield Operator(stub, address, key)
 
 
-def show(settings: Settings, key: str | None, what: str) -> None:
+def show(operator: Operator, what: str) -> None:
     """Print ``drivers``, ``devices``, ``breakers``, ``pool`` or ``caches``."""
-    with open_operator(settings, key) as operator:
-        if what == "devices":
-            for device in operator.ask("ListDevices", pb.ListDevicesRequest()).devices:
-                status = pb.DeviceStatus.Name(device.status)
-                wait = f"{device.queue_depth} queued, about {device.estimated_wait_sec} s"
-                click.echo(f"{device.device_id:32}  {status:12}  {wait}")
-            return
-        for driver in operator.drivers():
-            _LINES[what](driver)
+    if what == "devices":
+        for device in operator.ask("ListDevices", pb.ListDevicesRequest()).devices:
+            status = pb.DeviceStatus.Name(device.status)
+            wait = f"{device.queue_depth} queued, about {device.estimated_wait_sec} s"
+            click.echo(f"{device.device_id:32}  {status:12}  {wait}")
+        return
+    for driver in operator.drivers():
+        _LINES[what](driver)
 
 
-def load(settings: Settings, key: str | None, name: str) -> None:
+def load(operator: Operator, name: str) -> None:
     """Load a driver, or load it again."""
-    with open_operator(settings, key) as operator:
-        reply = operator.ask("LoadDriver", pb.LoadDriverRequest(name=name), CHANGE_S)
-        _driver(reply.driver)
+    _driver(operator.ask("LoadDriver", pb.LoadDriverRequest(name=name), CHANGE_S).driver)
 
 
-def unload(settings: Settings, key: str | None, name: str) -> None:
+def unload(operator: Operator, name: str) -> None:
     """Drain a driver and remove its devices."""
-    with open_operator(settings, key) as operator:
-        operator.ask("UnloadDriver", pb.UnloadDriverRequest(name=name), CHANGE_S)
-        click.echo(f"driver {name} is unloaded")
+    operator.ask("UnloadDriver", pb.UnloadDriverRequest(name=name), CHANGE_S)
+    click.echo(f"driver {name} is unloaded")
 
 
-def reset_breaker(settings: Settings, key: str | None, name: str, device: str) -> None:
+def reset_breaker(operator: Operator, name: str, device: str) -> None:
     """Close a driver's breakers, or that of one device."""
-    with open_operator(settings, key) as operator:
-        operator.ask("ResetBreaker", pb.ResetBreakerRequest(driver=name, device_id=device))
-        click.echo(f"closed: the breaker of {device or name}")
+    operator.ask("ResetBreaker", pb.ResetBreakerRequest(driver=name, device_id=device))
+    click.echo(f"closed: the breaker of {device or name}")
 
 
 def _driver(driver: Any) -> None:

@@ -330,6 +330,34 @@ def test_the_command_line_says_where_it_has_found_nobody(manager: Manager) -> No
     assert "`python -m app up` starts one" in nobody.stderr
 
 
+def test_the_command_line_shows_a_certificate_where_one_is_asked_for(
+    database: EmbeddedValkey, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    cert, private = certificate
+    manager = Manager(
+        tmp_path,
+        database.url,
+        driver_config=None,
+        grpc_tls_certificate=cert,
+        grpc_tls_key=private,
+        grpc_tls_clients=cert,
+    )
+    at = ("--at", f"localhost:{manager.manager.port}", "--authority", str(cert))
+    try:
+        known = drivers(manager, "list", "devices", *at, "--identity", str(cert), str(private))
+        nobody = drivers(manager, "list", "devices", *at)
+        elsewhere = drivers(manager, "list", "devices", *at[2:])
+    finally:
+        manager.close()
+
+    assert known.returncode == 0, known.stderr
+    assert "simulator@aer" in known.stdout
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    # The certificate is one of localhost.
+    assert (elsewhere.returncode, elsewhere.stdout) == (1, "")
+    assert "127.0.0.1" in elsewhere.stderr
+
+
 def test_the_command_line_unloads_and_loads(manager: Manager) -> None:
     unloaded = drivers(manager, "unload", "spare")
     gone, metrics = manager.info("spare"), manager.http("/metrics")[1]
