@@ -55,7 +55,7 @@ WIDE_DEVICE = "fake_sherbrooke@aer"
 FRACTIONAL_DEVICE = "fake_fractional@aer"
 SIMULATOR = "simulator@aer"
 
-CALL_TIMEOUT_S = 30
+CALL_TIMEOUT_S = 90
 #: How long a job may take that only a service which stands still does not end.
 JOB_TIMEOUT_S = 20
 
