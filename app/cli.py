@@ -22,11 +22,18 @@ from app import __version__
 from app.auth.keys import ID_CHARS, PREFIX
 from app.auth.principal import DEFAULT_INSTANCE
 from app.config import Settings, secret_variables, variable_of, variables
-from app.errors import ConfigurationInvalid, NotFound, ServiceError, Unavailable
+from app.errors import (
+    ConfigurationInvalid,
+    JobIsFinal,
+    JobNotFound,
+    NotFound,
+    ServiceError,
+    Unavailable,
+)
 from app.jobs.job import JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from app.auth.store import KeyStore
     from app.jobs.job import Job, WorkerReport
     from app.jobs.snapshot import Snapshot
-    from app.local.oversight import Oversight, Use
+    from app.oversight import Oversight, Use
 
 #: Seconds that requests may take to end when the gateway stops.
 GRACE_S = 10
@@ -388,7 +395,7 @@ def _plan_line(plan: str, quota: Quota | None) -> str:
 
 @commands.group()
 def jobs() -> None:
-    """See and end jobs, whoever's they are."""
+    """See, end and delete jobs, whoever's they are."""
 
 
 @jobs.command("list")
@@ -426,6 +433,10 @@ def show_job(job_id: str) -> None:
 
     job, log = asyncio.run(read())
     owner, _, instance = job.scope.partition(":")
+    message = job.failure.message if job.failure else ""
+    if job.private:
+        # They may quote its program.
+        message = log = "for its owner alone: the job is private"
     lines = {
         "job": f"{job.id}, {job.program_id}",
         "state": job.status.value,
@@ -438,7 +449,7 @@ def show_job(job_id: str) -> None:
         "ran": _ran(job),
         "tries": f"{job.attempt}, of which {job.crashes} crashed" if job.crashes else "",
         "error": job.failure.code if job.failure else "",
-        "message": job.failure.message if job.failure else "",
+        "message": message,
         "log": log,
     }
     for name, text in lines.items():
@@ -449,20 +460,65 @@ def show_job(job_id: str) -> None:
 @jobs.command("cancel")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1)
 @click.option("--owner", help="All that wait or run of this owner.")
-def cancel_jobs(job_ids: tuple[str, ...], owner: str | None) -> None:
+@click.pass_context
+def cancel_jobs(context: click.Context, job_ids: tuple[str, ...], owner: str | None) -> None:
     """End jobs; those that run stop within a second."""
+    _require_one(job_ids, owner)
+
+    async def end() -> bool:
+        async with _oversight() as oversight:
+            ids = job_ids if owner is None else await oversight.pending(owner)
+            return await _each(ids, oversight.cancel, "cancelled", named=owner is None)
+
+    context.exit(0 if asyncio.run(end()) else 1)
+
+
+@jobs.command("delete")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@click.option("--owner", help="All of this owner.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def delete_jobs(
+    context: click.Context,
+    job_ids: tuple[str, ...],
+    owner: str | None,
+    yes: bool,  # noqa: FBT001 - click's
+) -> None:
+    """Delete jobs, with their programs, results and logs; those that have not ended end before."""
+    _require_one(job_ids, owner)
+
+    async def end() -> bool:
+        async with _oversight() as oversight:
+            ids = job_ids if owner is None else await oversight.all(owner)
+            if ids and not yes:
+                click.confirm(f"Delete {len(ids)} jobs?", abort=True, err=True)
+            return await _each(ids, oversight.delete, "deleted", named=owner is None)
+
+    context.exit(0 if asyncio.run(end()) else 1)
+
+
+def _require_one(job_ids: tuple[str, ...], owner: str | None) -> None:
     if bool(job_ids) is (owner is not None):
         raise click.UsageError("name jobs by their ids, or --owner")
 
-    async def end() -> int:
-        async with _oversight() as oversight:
-            if owner is not None:
-                return await oversight.cancel_all(owner)
-            for job_id in job_ids:
-                await oversight.cancel(job_id)
-            return len(job_ids)
 
-    click.echo(f"{asyncio.run(end())} cancelled", err=True)
+async def _each(
+    job_ids: Sequence[str], end: Callable[[str], Awaitable[object]], done: str, *, named: bool
+) -> bool:
+    """End jobs; gives whether none that a person has ``named`` was refused, and says which were.
+
+    The others may have ended by themselves since they were listed.
+    """
+    refused = 0
+    for job_id in job_ids:
+        try:
+            await end(job_id)
+        except (JobIsFinal, JobNotFound) as exc:
+            refused += 1
+            if named:
+                click.echo(f"qfleet: {job_id[:SHOWN_CHARS]}: {exc.message}", err=True)
+    click.echo(f"{len(job_ids) - refused} {done}", err=True)
+    return not (refused and named)
 
 
 @commands.command()
@@ -474,7 +530,10 @@ def usage(owner: str | None) -> None:
         async with _oversight() as oversight:
             return await oversight.uses(owner=owner)
 
-    for use in asyncio.run(read()):
+    found = asyncio.run(read())
+    if not found:
+        click.echo("nobody like that has a key; `keys list` shows who has one", err=True)
+    for use in found:
         instance, used = use.instance, use.usage
         allowed = "" if used.allowed_s is None else f" of {used.allowed_s}"
         click.echo(
@@ -554,7 +613,7 @@ async def _keys() -> AsyncIterator[KeyStore]:
 @contextlib.asynccontextmanager
 async def _oversight() -> AsyncIterator[Oversight]:
     """Everybody's jobs, in the same Redis."""
-    from app.local.oversight import open_oversight
+    from app.oversight import open_oversight
 
     settings = _settings()
     async with open_oversight(settings, _redis_url(settings)) as oversight:

@@ -98,7 +98,7 @@ class SandboxLimits(BaseModel):
         default=0, ge=0, description="memory of one child; 0: 80 % of the machine's, split by slots"
     )
     time_limit_s: float = Field(
-        default=300.0, gt=0, description="run time of a job without its own"
+        default=300.0, gt=0, description="run time of a job, whatever it asks for"
     )
     jobs_per_child: int = Field(default=1000, gt=0, description="jobs before a child is replaced")
     growth_bytes: int = Field(
@@ -228,6 +228,12 @@ class Settings(BaseSettings):
     fsync: Literal["auto", "always", "everysec"] = Field(
         default="auto",
         description="when the local stack's Valkey syncs its file; auto: always on a quick disk",
+    )
+    valkey_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="memory at which the local stack's Valkey takes no new jobs;"
+        " 0: an eighth of the machine's",
     )
     executors: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("aer", "noisy", "auto"),
@@ -444,8 +450,8 @@ class Settings(BaseSettings):
 
     @property
     def asks_for_keys_over_grpc(self) -> bool:
-        """Whether callers of the driver manager must prove who they are."""
-        return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.grpc_host))
+        """Whether callers of the driver manager must prove who they are: as over HTTP at least."""
+        return self.asks_for_keys or (self.auth == "auto" and not is_loopback(self.grpc_host))
 
     @property
     def redis(self) -> str | None:

@@ -7,6 +7,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
+
 from app.auth.instances import Instance, owner_and_name
 from app.auth.principal import LOCAL, Principal
 from app.auth.recent import Recent
@@ -120,6 +122,8 @@ class KeyedIdentity:
         self._instances: Recent[tuple[Instance, ...]] = Recent(
             life_s=BELIEVED_S, most=MOST_BELIEVED, clock=clock
         )
+        #: credentials that were valid when they were looked up last, the latest last.
+        self._proven: dict[str, None] = {}
 
     async def principal(
         self, *, authorization: str | None, instance: str | None, address: str = ""
@@ -131,6 +135,8 @@ class KeyedIdentity:
         look_up = partial(self._counted, address, self._key_of)
         key = await self._keys.get(authorization, look_up)
         owner = key.owner
+        # Who did what stands in the log, for whoever looks after the service.
+        structlog.contextvars.bind_contextvars(owner=owner, key_id=key.id)
         if not instance:
             return Principal(owner=owner, key=key.id)
         of, name = owner_and_name(instance) or (owner, instance)
@@ -143,7 +149,9 @@ class KeyedIdentity:
         """A token of the key; see ``Identity``."""
         found = await self._counted(address, self._store.find, key)
         secret = await self._store.secret()
-        return sign_token(key_id=found.id, secret=secret, life_s=self._token_s)
+        token = sign_token(key_id=found.id, secret=secret, life_s=self._token_s)
+        self._note(token.text, is_valid=True)
+        return token
 
     async def instances(self, principal: Principal) -> tuple[Instance, ...]:
         """All instances of the caller's owner, by name."""
@@ -162,15 +170,32 @@ class KeyedIdentity:
     async def _counted(
         self, address: str, look_up: Callable[[str], Awaitable[ApiKey]], credential: str
     ) -> ApiKey:
-        """What a credential stands for; one that stands for nothing counts against its address."""
+        """What a credential stands for; one that stands for nothing counts against its address.
+
+        A class comes from one address: whoever has been let in is not kept out by who guesses, or
+        goes on with a revoked key, beside them.
+        """
         if self._logins is None:
             return await look_up(credential)
-        self._logins.check(address)
+        word = credential.rpartition(" ")[2]
+        if word not in self._proven:
+            self._logins.check(address)
         try:
-            return await look_up(credential)
+            found = await look_up(credential)
         except NotAuthorized:
+            self._note(word, is_valid=False)
             await self._logins.count(address)
             raise
+        self._note(word, is_valid=True)
+        return found
+
+    def _note(self, credential: str, *, is_valid: bool) -> None:
+        """Remember whether a credential is valid."""
+        self._proven.pop(credential, None)
+        if is_valid:
+            while len(self._proven) >= MOST_BELIEVED:
+                del self._proven[next(iter(self._proven))]
+            self._proven[credential] = None
 
     async def _key_of(self, authorization: str) -> ApiKey:
         """The key that an Authorization header names or stands for."""

@@ -1,7 +1,7 @@
 """From which addresses do wrong keys come? Counted in Redis by all gateways; refused for a while.
 
 Nobody guesses a key: this bounds what trying costs us. Who is refused costs no look into Redis, and
-credentials that were found valid a moment ago are not asked about here at all.
+credentials that were valid when a gateway looked them up last are not asked about here at all.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class FailedLogins:
             log.warning("failed_login_not_counted", error=str(exc))
             return
         if is_allowed:
+            log.info("login_failed", address=name)
             return
         log.warning("logins_refused", address=name)
         while len(self._refused) >= MOST_REFUSED:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.auth.instances import Instance, Quota, require_name, require_plan
 from app.auth.keys import ApiKey, digest_of, id_of, new_key
-from app.auth.principal import DEFAULT_INSTANCE
-from app.errors import InvalidKey, InvalidRequest, NotFound
+from app.auth.principal import DEFAULT_INSTANCE, LOCAL
+from app.errors import ConfigurationInvalid, InvalidKey, InvalidRequest, NotFound
 from app.jobs.connection import translated
 from app.lua.keys import DEFAULT_PLAN
 from app.lua.scripts import source
@@ -69,8 +69,10 @@ class KeyStore:
 
         Raises:
             InvalidRequest: a name or the plan is not allowed; nothing was stored.
+            ConfigurationInvalid: keys were made with a secret that was not given; likewise.
         """
         key = new_key()
+        await self._require_their_secret()
         await self._store(key, owner=owner, name=name, instance=instance, plan=plan, first=False)
         return key
 
@@ -151,6 +153,27 @@ class KeyStore:
             Instance(owner=owner, name=name, plan=plan) for name, plan in sorted(plans.items())
         )
 
+    async def assign(self, *, owner: str, instance: str, plan: str) -> Instance:
+        """Give an instance that is there another plan; it holds for the next job.
+
+        Raises:
+            InvalidRequest: the plan's name is not allowed; nothing was stored.
+            NotFound: nobody has a key of that owner, or the owner no such instance; likewise.
+        """
+        require_plan(plan)
+        if owner not in {ADMIN, LOCAL.owner} and owner not in {
+            key.owner for key in await self.list()
+        }:
+            message = f"no API key has the owner {owner[:64]!r}; `keys list` shows those there are"
+            raise NotFound(message)
+        names = [each.name for each in await self.instances(owner)]
+        if instance not in names:
+            message = f"{owner} has no instance {instance[:64]!r}, but {', '.join(names)}"
+            raise NotFound(message)
+        with translated():
+            await self._client.hset(f"instances:{owner}", instance, plan)
+        return Instance(owner=owner, name=instance, plan=plan)
+
     async def set_plan(self, plan: str, quota: Quota) -> None:
         """Give a plan this quota instead of the one it has; it holds for the next job.
 
@@ -194,6 +217,21 @@ class KeyStore:
                 kept = await self._client.set("secret", fresh, nx=True, get=True)
                 return fresh if kept is None else kept.decode()
         return kept.decode()
+
+    async def _require_their_secret(self) -> None:
+        """Refuse to make a secret where there are keys: no gateway would know the next one.
+
+        Raises:
+            ConfigurationInvalid: those were made with a ``QFLEET_SECRET`` that was not given.
+        """
+        with translated():
+            kept, keys = await self._client.exists("secret"), await self._client.exists("apikeys")
+        if self._given_secret is None and keys and not kept:
+            message = (
+                "the keys that there are were made with a QFLEET_SECRET: set it here as it is set"
+                " for the gateway, or it would not know this key"
+            )
+            raise ConfigurationInvalid(message)
 
     async def _store(
         self, key: str, *, owner: str, name: str, instance: str, plan: str | None, first: bool

@@ -30,6 +30,7 @@ from app.executors.circuits.methods import (
     Method,
 )
 from app.executors.circuits.reduction import Reduced, reduce
+from app.executors.classical import ClassicalCore
 from app.executors.counts import BIT_BYTES, counts_of, parts_of
 from app.executors.durations import Pace, Work, require_time, time_left_s
 from app.executors.items import ItemRun
@@ -176,10 +177,10 @@ class AerExecutor:
         if noise is not None or self._apart:
             return self._counts_apart(program, target, noise, seed)
         simulation = self._simulation(self._resources, noise)
-        reduced = reduce(lower(circuit, STATEVECTOR_GATES))
+        reduced = reduce(lower(circuit, STATEVECTOR_GATES, stores=True))
         method = simulation.method(reduced, program.shots)
         if method.name == MATRIX_PRODUCT_STATE:
-            reduced = reduce(lower(circuit, COMMON_GATES))
+            reduced = reduce(lower(circuit, COMMON_GATES, stores=True))
             method = replace(method, steps=reduced.steps)
         bitstrings = Bitstrings(circuit)
         self._admit_counts(reduced, method, shots=program.shots, width=bitstrings.width)
@@ -388,7 +389,8 @@ class AerExecutor:
         return results, metadata
 
     def _simulation(self, resources: Resources, noise: Noise | None) -> Simulation:
-        return Simulation(controller=self._controller, resources=resources, noise=noise)
+        core = ClassicalCore(aer=self._controller, resources=resources)
+        return Simulation(controller=core, resources=resources, noise=noise)
 
     def _run_of(
         self, pub: SamplerPub | EstimatorPub, index: int, seed: int, suppression: Suppression

@@ -133,15 +133,18 @@ def _circuit(run: Run, *, memory: int) -> AerCircuit:
         elif step.name == RESET:
             circuit.reset(step.qubits, _ALWAYS)
         elif step.name == DELAY:
-            circuit.gate("id", step.qubits, (), (), _ALWAYS, None, delay_label(*step.params))
+            label = step.label or delay_label(*step.params)
+            circuit.gate("id", step.qubits, (), (), _ALWAYS, None, label)
         elif step.name == JUMP:
             _jump(circuit, step, everywhere, flag=memory)
         elif step.name == MARK:
             circuit.mark(everywhere, step.params)
         elif step.name == "unitary":
-            circuit.unitary(step.qubits, step.params[0], _ALWAYS, None, step.name)
+            label = step.label or step.name
+            circuit.unitary(step.qubits, step.params[0], _ALWAYS, None, label)
         else:
-            circuit.gate(step.name, step.qubits, step.params, (), _ALWAYS, None, step.name)
+            label = step.label or step.name
+            circuit.gate(step.name, step.qubits, step.params, (), _ALWAYS, None, label)
     return circuit
 
 

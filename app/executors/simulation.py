@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -113,8 +114,9 @@ class Simulation:
         """Lower ``circuit`` to gates that whatever method it will need can run."""
         if self._noise is not None:
             # Errors are attached to the names of gates, so no gate is replaced by others.
-            return lower(circuit, STATEVECTOR_GATES, angles, keep_idling=True)
-        steps = lower(circuit, STATEVECTOR_GATES, angles)
+            labels = self._noise.knows_labels
+            return lower(circuit, STATEVECTOR_GATES, angles, keep_idling=True, keep_labels=labels)
+        steps = lower(circuit, STATEVECTOR_GATES, angles, stores=True)
         # An estimator reads up to all qubits besides.
         outcomes = shots_bytes(shots, circuit.num_clbits + circuit.num_qubits)
         left = self._resources.memory_bytes - outcomes
@@ -122,7 +124,7 @@ class Simulation:
             _statevector_bytes(part) <= left for part in components(steps)
         ):
             return steps
-        return lower(circuit, COMMON_GATES, angles)
+        return lower(circuit, COMMON_GATES, angles, stores=True)
 
     def components(self, steps: list[Step]) -> list[list[Step]]:
         """Split a circuit into parts that share no bit, so that each is run alone."""
@@ -237,7 +239,8 @@ class Simulation:
         """Choose how a circuit without slots is simulated."""
         memory_bytes = self._resources.memory_bytes
         if self._noise is not None:
-            return choose_noisy(reduced, shots=shots, memory_bytes=memory_bytes)
+            noise = partial(self._noise.on, reduced)
+            return choose_noisy(reduced, shots=shots, memory_bytes=memory_bytes, noise=noise)
         method = choose(reduced, shots=shots, memory_bytes=memory_bytes)
         if method.name == MATRIX_PRODUCT_STATE:
             return replace(method, steps=reduced.steps)
@@ -292,7 +295,7 @@ class Simulation:
             # A gate changes a row of bits of the tableau, each measurement may change all of it.
             amplitudes, states = reduced.qubits / 8, 0
             sampled *= 1 + reduced.qubits**3 / 2500
-            times *= 1 if reduced.readout is not None else shots
+            times *= shots if reduced.readout is None or self.is_noisy else 1
         elif method.name != STATEVECTOR:
             return Work(is_unknown=True)
         elif states > 1:

@@ -116,6 +116,7 @@ class ClaimStore:
         self._retention_ms = round(retention_s * 1000)
         self._next = client.register_script(source("next"))
         self._lost = client.register_script(source("lost"))
+        self._keep = client.register_script(source("keep"))
         self._hand_over = client.register_script(source("hand_over"))
         self._beat = client.register_script(source("beat"))
         self._reap = client.register_script(source("reap"))
@@ -131,7 +132,7 @@ class ClaimStore:
             executor: whose queue to serve.
             wakeup: message to leave behind when it stops while jobs wait.
             finish: how the slot's last job ended.
-            claim: whether to claim another one.
+            claim: whether to claim another one; if not, what the slot was given unheard goes back.
 
         Returns:
             What became of the finish (``fenced``: a newer attempt or a cancel was first, nothing
@@ -165,8 +166,7 @@ class ClaimStore:
         chunks = [] if finish.result is None else chunks_of(finish.result)
         if len(chunks) > 1:
             for i, chunk in enumerate(chunks):
-                key = f"result:{finish.job_id}:{finish.attempt}:{i}"
-                self._client.set(key, chunk, ex=ORPHAN_S)
+                self._keep(args=[finish.job_id, finish.attempt, i, chunk, ORPHAN_S])
         return [
             *common,
             finish.job_id,

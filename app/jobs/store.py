@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import time
@@ -53,6 +54,8 @@ ANSWERING_LOOK_S = 0.02
 #: must not be there when Redis answers.
 FORGET_LOOK_S = 1.0
 FORGET_LOOKS = 3
+#: A call whose answer was lost is repeated within two of the gateway's time-outs, or never.
+TAKEN_AGAIN_MS = 3000
 #: Days that usage is told of, and that the seconds of a plan are counted in.
 USAGE_DAYS = 28
 DAY_S = 86400
@@ -296,7 +299,13 @@ class JobStore:
     async def take_result(self, *, job: Job) -> bytes:
         """The result of a completed job, which is deleted: one reader gets it, others nothing."""
         with translated():
-            return b"".join(await self._take(args=[job.scope, job.id]))
+            call = str(uuid.uuid4())
+            chunks = await self._take(args=[job.scope, job.id, call, TAKEN_AGAIN_MS])
+        if chunks:
+            # Redis would delete them by itself, a little later.
+            with contextlib.suppress(Unavailable), translated():
+                await self._client.delete(*_chunk_keys(f"result:{job.id}:{job.attempt}", chunks))
+        return b"".join(chunks)
 
     async def log(self, *, job: Job) -> str:
         """What the job's last run has logged; empty when it has not run."""
@@ -330,7 +339,8 @@ class JobStore:
             JobIsFinal: it has ended; nothing changed.
         """
         with translated():
-            before = (await self._cancel(args=[scope, job_id, self._retention_ms])).decode()
+            call = str(uuid.uuid4())
+            before = (await self._cancel(args=[scope, job_id, self._retention_ms, call])).decode()
         if before == "missing":
             raise _missing(job_id)
         if JobStatus(before).is_final:
@@ -345,7 +355,7 @@ class JobStore:
             JobNotFound: there is none, or it is somebody else's.
         """
         with translated():
-            outcome = await self._delete(args=[scope, job_id])
+            outcome = await self._delete(args=[scope, job_id, self._retention_ms])
         if outcome == b"missing":
             raise _missing(job_id)
 
@@ -504,7 +514,8 @@ class JobStore:
 
     async def _write_chunks(self, prefix: str, chunks: Sequence[bytes]) -> None:
         for key, chunk in zip(_chunk_keys(prefix, chunks), chunks, strict=True):
-            await self._client.set(key, chunk, ex=ORPHAN_S)
+            # Once: should the command arrive a second time, the job may have them already.
+            await self._client.set(key, chunk, ex=ORPHAN_S, nx=True)
 
     async def _read_chunks(self, prefix: str, count: int) -> bytes:
         chunks = [await self._client.get(f"{prefix}:{i}") for i in range(count)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import random
 import socket
 
@@ -11,6 +13,9 @@ LOOPBACK = "127.0.0.1"
 #: Below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range).
 LISTENING_PORTS = range(20_000, 32_768)
 TRIES = 100
+#: How long whoever listens on a port may take to say who it is, and how much it may say.
+ANSWER_TIMEOUT_S = 2
+ANSWER_BYTES = 1024
 #: Addresses that stand for every interface → the loopback address that reaches them.
 _EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared with, not bound
 
@@ -57,6 +62,20 @@ def require_free(host: str, port: int) -> None:
                 " set QFLEET_PORT (or QFLEET_HOST) to another"
             )
             raise ConfigurationInvalid(message) from exc
+
+
+def is_gateway(host: str, port: int) -> bool:
+    """Whether a gateway of ours answers there."""
+    # Not urllib: it would ask the proxy of the environment.
+    gateway = http.client.HTTPConnection(reachable(host), port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        gateway.request("GET", "/health/live")
+        answer = gateway.getresponse().read(ANSWER_BYTES)
+        return bool(json.loads(answer) == {"status": "alive"})
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        gateway.close()
 
 
 def reachable(host: str) -> str:

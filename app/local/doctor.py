@@ -141,8 +141,9 @@ def _port(settings: Settings) -> Finding:
     try:
         addresses.require_free(settings.host, settings.port)
     except ConfigurationInvalid as exc:
-        remedy = f"{exc.message}. A gateway that runs already is no fault."
-        return Finding(name="port", found=f"{where} is taken", remedy=remedy)
+        if addresses.is_gateway(settings.host, settings.port):
+            return Finding(name="port", found=f"a gateway answers on {where}")
+        return Finding(name="port", found=f"{where} is taken", remedy=exc.message)
     return Finding(name="port", found=f"{where} is free")
 
 
@@ -163,12 +164,16 @@ def _valkey() -> Finding:
 
 def _redis(url: str) -> Finding:
     from redis import RedisError  # noqa: PLC0415 - it needs the packages
+    from redis.exceptions import NoPermissionError  # noqa: PLC0415 - likewise
 
     from app.jobs.connection import connect_worker  # noqa: PLC0415 - likewise
 
     try:
         with connect_worker(url) as client:
             info = {**client.info("server"), **client.info("memory")}
+    except NoPermissionError:
+        # deploy/redis-users.conf gives INFO to gateways and to the operator.
+        return Finding(name="Redis", found="answers; this user may not ask which one it is")
     except (RedisError, ValueError) as exc:
         remedy = "start it, or correct QFLEET_REDIS_URL; without that the stack brings its own"
         return Finding(name="Redis", found=f"does not answer: {exc}", remedy=remedy)

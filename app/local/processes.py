@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -20,8 +22,10 @@ BACKOFF_S = 0.5
 MOST_BACKOFF_S = 30.0
 #: A part that has run this long is healthy again: its next pause is the first one.
 HEALTHY_S = 60.0
-#: A log larger than this becomes ``.1`` when its part starts.
-LOG_BYTES = 10 * 2**20
+#: A log larger than this becomes ``.1``: when its part starts, and while it runs.
+LOG_BYTES = 64 * 2**20
+#: Time between two looks at the size of a log.
+LOG_LOOK_S = 60.0
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +51,7 @@ class Part:
         self.log = log
         self._pause_s = BACKOFF_S
         self._started = 0.0
+        self._log_looked = 0.0
         #: when it is started again; None: it runs.
         self._due: float | None = None
 
@@ -64,6 +69,9 @@ class Part:
     def watch(self) -> str | None:
         """Start it again if it is dead and its pause is over; gives what happened, if anything."""
         now = time.monotonic()
+        if now - self._log_looked > LOG_LOOK_S:
+            self._log_looked = now
+            _copy_aside(self.log)
         if self._due is not None:
             if now < self._due:
                 return None
@@ -110,8 +118,8 @@ def spawn(
         log: where its output is appended.
         environment: its environment; None: ours.
     """
-    if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
+    if _is_large(log):
+        log.replace(_aside(log))
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -123,6 +131,34 @@ def spawn(
             start_new_session=True,
             preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one system call, no lock is taken
         )
+
+
+def _is_large(log: Path) -> bool:
+    return log.exists() and log.stat().st_size > LOG_BYTES
+
+
+def _aside(log: Path) -> Path:
+    """Where a large log goes."""
+    return log.with_name(f"{log.name}.1")
+
+
+def _copy_aside(log: Path) -> None:
+    """Empty a large log while its part writes to it; a line written meanwhile may be lost.
+
+    The part appends, so it goes on at the beginning. A copy that fails, as on a full disk, changes
+    nothing.
+    """
+    # The next look tries again.
+    with contextlib.suppress(OSError):
+        if not _is_large(log):
+            return
+        fresh = log.with_name(f"{log.name}.new")
+        try:
+            shutil.copyfile(log, fresh)
+            fresh.replace(_aside(log))
+            os.truncate(log, 0)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:

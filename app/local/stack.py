@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from redis import RedisError
 
 from app.auth.store import ADMIN
-from app.bootstrap import first_key
+from app.bootstrap import available_memory, first_key
 from app.errors import ConfigurationInvalid, Unavailable
 from app.executors.gpus import CUSTATEVEC, may_have_gpus, survey
 from app.jobs.connection import connect_worker
@@ -40,11 +40,17 @@ GATEWAY_STOP_S = 15.0
 #: How long the driver manager may take: its drivers drain.
 DRIVERS_STOP_S = 45.0
 WATCH_S = 0.2
+#: Valkey has this part of the machine's memory, so that nobody's results leave none to others;
+#: sandboxes have four fifths.
+VALKEY_SHARE = 8
 
 DURABILITY = {
     "always": "appendfsync always: an accepted task survives a power cut",
     "everysec": "appendfsync everysec: a power cut may cost the last second (the disk is slow)",
 }
+
+#: On loopback nobody is asked; but a proxy lets others in, and so does an account.
+OPEN_HINT = "; behind a proxy, or with other people's accounts on this machine, set QFLEET_AUTH=on"
 
 BELL = (
     'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; bit[2] c;'
@@ -143,7 +149,13 @@ class LocalStack:
         with _writing(folder):
             asked = self._settings.fsync
             fsync = None if asked == "auto" else asked
-            valkey = EmbeddedValkey(folder=folder, fsync=fsync, log=self._logs / "valkey.log")
+            valkey = EmbeddedValkey(
+                folder=folder,
+                fsync=fsync,
+                log=self._logs / "valkey.log",
+                memory_bytes=self._settings.valkey_memory_bytes
+                or available_memory() // VALKEY_SHARE,
+            )
         part = Part(name="valkey", start=valkey.spawn, log=valkey.log, grace_s=STOP_TIMEOUT_S)
         self._parts.append(part)
         part.start()
@@ -163,7 +175,10 @@ class LocalStack:
 
     def _say_who_may_call(self, redis_url: str) -> None:
         if not self._settings.asks_for_keys:
-            _say("access", f"open: whoever reaches {self._settings.host} needs no key")
+            who = f"open: whoever reaches {self._settings.host} needs no key, all are one owner"
+            # What is not said in the settings may not be meant.
+            hint = "" if self._settings.auth == "off" else OPEN_HINT
+            _say("access", who + hint)
             return
         _say("access", "callers need a key: `python -m app keys create --owner NAME`")
         key = first_key(self._settings, redis_url)
@@ -199,7 +214,8 @@ class LocalStack:
                     _say("drivers", f"not started: port {port} is taken; set {name} to another")
                     return
         self._start_program("drivers", "drivers", environment, DRIVERS_STOP_S)
-        _say("drivers", f"gRPC on {settings.grpc_host}:{settings.grpc_port}")
+        access = "" if settings.asks_for_keys_over_grpc else ", open"
+        _say("drivers", f"gRPC on {settings.grpc_host}:{settings.grpc_port}{access}")
 
     def _wait_until_healthy(self) -> None:
         end = time.monotonic() + READY_TIMEOUT_S
@@ -266,7 +282,10 @@ class LocalStack:
                 part.kill()
             os._exit(128 + number)
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # Who starts us with nohup wants us to stay when the terminal goes.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
@@ -279,7 +298,8 @@ class LocalStack:
         """The data folder, ours alone, with room for logs."""
         folder = self._settings.data
         with _writing(folder):
-            self._logs.mkdir(parents=True, exist_ok=True)
+            # They say who does what; others may have accounts on this machine.
+            self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")
         with lock:
             _lock(lock.fileno(), folder)

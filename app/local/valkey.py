@@ -43,6 +43,7 @@ class EmbeddedValkey:
         folder: Path,
         fsync: Literal["always", "everysec"] | None = None,
         log: Path | None = None,
+        memory_bytes: int = 0,
     ) -> None:
         """Prepare the folder; ``spawn`` or ``start`` starts the server.
 
@@ -51,11 +52,13 @@ class EmbeddedValkey:
             fsync: when the append-only file reaches the disk; None: ``always`` where the disk
                 syncs quickly, else ``everysec``, and then a power cut costs the last second.
             log: where the server's output goes; None: into the folder.
+            memory_bytes: memory at which it refuses what needs more; 0: none.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder.resolve()
         self.log = log or self._folder / "valkey.log"
         self.fsync = fsync or _fsync_for(self._folder)
+        self._memory_bytes = memory_bytes
         self.port = _port_of(self._folder)
         self.process: subprocess.Popen[bytes] | None = None
         self._password = _password_of(self._folder)
@@ -127,6 +130,7 @@ class EmbeddedValkey:
             "appendonly": "yes",
             "appendfsync": self.fsync,
             "save": "",
+            "maxmemory": str(self._memory_bytes),
             "maxmemory-policy": "noeviction",
             "protected-mode": "yes",
             "tcp-keepalive": "60",
@@ -140,11 +144,19 @@ def running_url(folder: Path) -> str:
     """Where clients connect to the server of that folder, which somebody else has started.
 
     Raises:
-        ConfigurationInvalid: none runs there.
+        ConfigurationInvalid: none runs there, or it is another user's.
     """
     port, password = folder / "port", folder / "password"
-    if port.exists() and password.exists():
-        url = _url(int(port.read_text()), password.read_text().strip())
+    try:
+        is_there = port.exists() and password.exists()
+        url = _url(int(port.read_text()), password.read_text().strip()) if is_there else None
+    except PermissionError as exc:
+        message = (
+            f"the data folder {folder.parent} is another user's: run this command as the user who"
+            " started the stack, or set QFLEET_DATA to another"
+        )
+        raise ConfigurationInvalid(message) from exc
+    if url is not None:
         with contextlib.suppress(redis.RedisError), _client(url) as client:
             client.ping()
             return url

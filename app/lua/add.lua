@@ -37,7 +37,9 @@ end
 if redis.call('EXISTS', 'job:' .. id) == 1 then return answer('existing', id) end
 if ARGV[7] == '' and retry_ms > 0 then
   local known = read(redis.call('GET', unanswered) or '')
-  if known and now - known.created < tonumber(ARGV[20]) then return {'answering'} end
+  local age = known and now - known.created
+  -- Less than nothing when the clock was set back.
+  if known and age >= 0 and age < tonumber(ARGV[20]) then return {'answering'} end
   if known then return answer('existing', known.id) end
 end
 
@@ -68,6 +70,8 @@ if allowed then
   if less_in then return {'plan_seconds', integer(used), integer(allowed), plan, integer(less_in)} end
 end
 
+-- What cannot be read fails before anything is written, not after.
+cjson.decode(ARGV[17])
 local sequence = next_sequence(now)
 redis.call('HSET', 'job:' .. id, 'status', 'Queued', 'attempt', 0, 'crashes', 0, 'owner', owner,
   'scope', scope, 'executor', executor, 'priority', integer(priority), 'sequence', integer(sequence),

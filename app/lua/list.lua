@@ -11,7 +11,7 @@ local wanted = {}
 for i = 7, #ARGV do wanted[#wanted + 1] = all .. ':' .. ARGV[i] end
 local from = wanted[1] or all
 if #wanted > 1 then
-  from = 'scratch'
+  from = all .. ':intersection'
   local count_of_keys = #wanted
   wanted[#wanted + 1] = 'AGGREGATE'
   wanted[#wanted + 1] = 'MIN'
@@ -24,5 +24,5 @@ if ARGV[4] == 'ASC' then
 else
   found = redis.call('ZREVRANGEBYSCORE', from, ARGV[3], ARGV[2], 'WITHSCORES', 'LIMIT', ARGV[5], ARGV[6])
 end
-redis.call('DEL', 'scratch')
+if #wanted > 1 then redis.call('DEL', from) end
 return {total, unpack(found)}

@@ -7,7 +7,6 @@
 
 local holder, id = ARGV[1], ARGV[2]
 local job = read(id)
-if redis.call('GET', 'held:' .. holder) == id then redis.call('DEL', 'held:' .. holder) end
 if not job or job.status ~= 'Running' or job.attempt ~= tonumber(ARGV[3]) or job.holder ~= holder then
   return 'stale'
 end

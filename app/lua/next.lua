@@ -9,7 +9,8 @@
 -- Gives {outcome of the finish: 'committed' | 'fenced' | 'none'}, or, with a claim,
 -- {outcome, id, attempt, params chunk 0, field, value, … of the record}.
 -- A finish with an attempt that is not the current one changes nothing. A claim whose answer was lost is
--- given again to the same holder. When it stops while jobs wait, it leaves a wake-up behind.
+-- given again to the same holder; when that stops instead, the job goes back. When it stops while jobs wait, it
+-- leaves a wake-up behind.
 
 local holder, executor, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
@@ -18,7 +19,6 @@ local outcome = 'none'
 
 local function commit(id, attempt)
   local job = read(id)
-  if redis.call('GET', held) == id then redis.call('DEL', held) end
   if not job or job.status ~= 'Running' or job.attempt ~= tonumber(attempt) or job.holder ~= holder then
     count(1, 'finishes_fenced_total')
     return 'fenced'
@@ -44,25 +44,27 @@ end
 
 if ARGV[8] ~= '' then outcome = commit(ARGV[8], ARGV[9]) end
 
+local lost = redis.call('GET', held)
+local unheard = lost and read(lost)
+
 if ARGV[4] == '0' then
+  -- Unless an older attempt at that very job has spoken: then nobody says that the newer one does not run.
+  if unheard and lost ~= ARGV[8] then give_back(unheard, 'returned', '', nil, now) end
   if redis.call('EXISTS', 'ready:' .. executor) == 1 then wake(executor, ARGV[5], tonumber(ARGV[6])) end
   return {outcome}
 end
 
-local lost = redis.call('GET', held)
-if lost then
-  local job = read(lost)
-  if job and job.status == 'Running' and job.holder == holder then
-    redis.call('ZADD', 'leases', now + lease, lost)
-    count(1, 'claims_handed_back_total')
-    return claimed(lost, job.attempt)
-  end
+if unheard then
+  redis.call('ZADD', 'leases', now + lease, lost)
+  count(1, 'claims_handed_back_total')
+  return claimed(lost, unheard.attempt)
 end
 
 local job = pop(executor, now)
 if not job then return {outcome} end
 local attempt = redis.call('HINCRBY', 'job:' .. job.id, 'attempt', 1)
-redis.call('HSET', 'job:' .. job.id, 'status', 'Running', 'holder', holder, 'started', integer(now))
+redis.call('HSET', 'job:' .. job.id, 'status', 'Running', 'holder', holder, 'started', integer(now),
+  'charged', integer(job.charged))
 redis.call('ZADD', 'leases', now + lease, job.id)
 redis.call('HINCRBY', 'running', executor, 1)
 redis.call('SET', held, job.id)

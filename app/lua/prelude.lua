@@ -45,6 +45,8 @@ local function count(by, ...)
 end
 
 local function observe(name, label, value_ms)
+  -- The clock may have been set back.
+  value_ms = math.max(value_ms, 0)
   local bucket = #BUCKETS_MS
   for i, bound in ipairs(BUCKETS_MS) do
     if value_ms <= bound then bucket = i - 1 break end
@@ -103,6 +105,8 @@ end
 -- those of a batch wait like any other.
 
 local function session(id)
+  -- The caller's word; other keys have names with a colon behind a session's.
+  if string.find(id, ':', 1, true) then return nil end
   local values = redis.call('HMGET', 'session:' .. id, 'state', 'accepting', 'mode', 'executor', 'created',
     'started', 'activated', 'max_ttl_ms', 'interactive_ttl_ms', 'running', 'scope', 'backend', 'arrival')
   if not values[1] then return nil end
@@ -126,10 +130,9 @@ local function enter_state(of, state, now)
   local history = redis.call('HGET', 'session:' .. of.id, 'history') or ''
   if #history < HISTORY_BYTES then history = history .. state .. ' ' .. integer(now) .. ';' end
   if of.state == 'active' then
-    redis.call('HINCRBY', 'session:' .. of.id, 'active_ms', integer(now - of.activated))
+    redis.call('HINCRBY', 'session:' .. of.id, 'active_ms', integer(math.max(now - of.activated, 0)))
   end
   redis.call('HSET', 'session:' .. of.id, 'state', state, 'history', history)
-  if state ~= 'active' then redis.call('ZREM', 'dedicated:' .. of.executor, of.id) end
   of.state = state
 end
 
@@ -152,7 +155,10 @@ local function session_claims(id, now)
     end
     enter_state(of, 'active', now)
     redis.call('HSET', 'session:' .. id, 'activated', integer(now))
-    if of.mode == 'dedicated' then redis.call('ZADD', 'dedicated:' .. of.executor, integer(now), id) end
+    local has_more = redis.call('EXISTS', 'session:' .. id .. ':ready:' .. of.executor) == 1
+    if of.mode == 'dedicated' and has_more then
+      redis.call('ZADD', 'dedicated:' .. of.executor, integer(now), id)
+    end
   end
   look_at(id, deadline(of))
 end
@@ -175,12 +181,25 @@ local function session_queue(job)
   return 'session:' .. job.session .. ':ready:' .. job.executor
 end
 
+-- A job of it waits, maybe for a quota: it does not become inactive meanwhile.
+local function session_waits(job, order)
+  redis.call('ZADD', 'session:' .. job.session .. ':ready', order, job.id)
+  local of = session(job.session)
+  if of and of.state == 'active' then look_at(of.id, deadline(of)) end
+end
+
 local function session_makes_ready(job, order, now)
   redis.call('ZADD', session_queue(job), order, job.id)
   local of = session(job.session)
-  if of and of.state == 'active' then
-    look_at(of.id, deadline(of))
-    if of.mode == 'dedicated' then redis.call('ZADD', 'dedicated:' .. job.executor, 'NX', integer(now), of.id) end
+  if of and of.state == 'active' and of.mode == 'dedicated' then
+    redis.call('ZADD', 'dedicated:' .. job.executor, 'NX', integer(now), of.id)
+  end
+end
+
+local function session_leaves_ready(job)
+  redis.call('ZREM', session_queue(job), job.id)
+  if redis.call('EXISTS', session_queue(job)) == 0 then
+    redis.call('ZREM', 'dedicated:' .. job.executor, job.session)
   end
 end
 
@@ -202,7 +221,7 @@ end
 local function read(id)
   local values = redis.call('HMGET', 'job:' .. id, 'status', 'attempt', 'owner', 'executor', 'holder',
     'started', 'created', 'sequence', 'priority', 'crashes', 'listed', 'scope', 'session_id', 'backend',
-    'program_id', 'tags', 'arrival', 'handed_over', 'handed_from', 'params_bytes')
+    'program_id', 'tags', 'arrival', 'handed_over', 'handed_from', 'params_bytes', 'returned', 'charged')
   if not values[1] then return nil end
   return {
     id = id, status = values[1], attempt = tonumber(values[2]), owner = values[3], executor = values[4],
@@ -210,7 +229,8 @@ local function read(id)
     sequence = tonumber(values[8]), priority = tonumber(values[9]), crashes = tonumber(values[10]),
     listed = values[11] == '1', scope = values[12], session = values[13], backend = values[14],
     program = values[15], tags = values[16], arrival = values[17], handed_over = number(values[18], 0),
-    handed_from = values[19] or '', bytes = number(values[20], 0),
+    handed_from = values[19] or '', bytes = number(values[20], 0), returned = number(values[21], 0),
+    charged = number(values[22], 0),
   }
 end
 
@@ -223,19 +243,22 @@ local function virtual_time(executor)
   return number(redis.call('GET', 'clock:' .. executor), 0)
 end
 
-local function charge(executor, owner, service_ms)
+-- `noted` is where the owner was when the job was claimed: `reap` forgets who has fallen behind the clock, though
+-- a job of theirs may run still. Gives the tag.
+local function charge(executor, owner, service_ms, noted)
   local tag = math.max(
-    number(redis.call('ZSCORE', 'service:' .. executor, owner), 0) + service_ms,
+    number(redis.call('ZSCORE', 'service:' .. executor, owner), noted) + service_ms,
     virtual_time(executor))
   redis.call('ZADD', 'service:' .. executor, tag, owner)
   redis.call('ZADD', 'ready:' .. executor, 'XX', tag, owner)
+  return tag
 end
 
 local function make_ready(job, order, now)
   redis.call('ZADD', 'ready:' .. job.executor .. ':' .. job.owner, order, job.id)
   if not redis.call('ZSCORE', 'ready:' .. job.executor, job.owner) then
     redis.call('ZADD', 'ready:' .. job.executor, 0, job.owner)
-    charge(job.executor, job.owner, 0)
+    charge(job.executor, job.owner, 0, 0)
   end
   if job.session ~= '' then session_makes_ready(job, order, now) end
 end
@@ -244,7 +267,7 @@ local function leave_ready(job)
   local mine = 'ready:' .. job.executor .. ':' .. job.owner
   redis.call('ZREM', mine, job.id)
   if redis.call('EXISTS', mine) == 0 then redis.call('ZREM', 'ready:' .. job.executor, job.owner) end
-  if job.session ~= '' then redis.call('ZREM', session_queue(job), job.id) end
+  if job.session ~= '' then session_leaves_ready(job) end
 end
 
 -- Quotas ---------------------------------------------------------------------------------------
@@ -355,7 +378,7 @@ local function enqueue(job, now)
   local order = job.sequence - job.priority * PRIORITY_STEP
   redis.call('ZADD', 'arrivals:' .. job.executor, job.created, job.id)
   tally_queued(job, 1)
-  if job.session ~= '' then redis.call('ZADD', 'session:' .. job.session .. ':ready', order, job.id) end
+  if job.session ~= '' then session_waits(job, order) end
   if job.handed_from ~= '' then
     redis.call('ZADD', 'handed_over:' .. job.executor, job.created, job.id)
     redis.call('SADD', 'handed_over', job.executor)
@@ -399,7 +422,7 @@ local function pop(executor, now)
     local limit = running_quota(job)
     if not limit or running_of(job.scope) < limit then
       if tag then redis.call('SET', 'clock:' .. executor, integer(tag)) end
-      charge(executor, job.owner, QUANTUM_MS)
+      job.charged = charge(executor, job.owner, QUANTUM_MS, 0)
       tally_running(job, 1)
       dequeue(job, now)
       return job
@@ -456,7 +479,7 @@ local function stop_running(job, now)
   local held = 'held:' .. job.holder
   if redis.call('GET', held) == job.id then redis.call('DEL', held) end
   local run_ms = math.max(now - job.started, 1)
-  charge(job.executor, job.owner, run_ms - QUANTUM_MS)
+  charge(job.executor, job.owner, run_ms - QUANTUM_MS, job.charged)
   use(job.scope, run_ms, now)
   redis.call('HINCRBY', 'job:' .. job.id, 'run_ms', integer(run_ms))
   if job.session ~= '' and redis.call('EXISTS', 'session:' .. job.session) == 1 then
@@ -468,6 +491,7 @@ end
 
 -- To a final state. The caller has checked that the job is not final and not stale.
 local function finalise(job, status, failure, reason_code, retention_ms, now)
+  local keep_ms = job.listed and retention_ms or math.min(retention_ms, UNLISTED_RETENTION_MS)
   if job.status == 'Running' then
     observe('job_run_seconds', job.executor, stop_running(job, now))
     let_in(job.scope, now)
@@ -481,10 +505,8 @@ local function finalise(job, status, failure, reason_code, retention_ms, now)
     redis.call('ZREM', 'jobs:' .. job.scope .. ':state:pending', job.id)
     redis.call('ZADD', 'jobs:' .. job.scope .. ':state:final', job.arrival, job.id)
     count(1, 'jobs_finished_total', status, job.executor)
-  else
-    retention_ms = math.min(retention_ms, UNLISTED_RETENTION_MS)
   end
-  redis.call('ZADD', 'expiry', now + retention_ms, job.id)
+  redis.call('ZADD', 'expiry', now + keep_ms, job.id)
   if job.session ~= '' then session_settles(job.session, now, retention_ms) end
   redis.call('PUBLISH', 'done', job.id)
 end
@@ -507,7 +529,7 @@ end
 -- To the queue of its executor, at its place there. The caller has stopped it.
 local function requeue(job, now)
   redis.call('HSET', 'job:' .. job.id, 'status', 'Queued')
-  redis.call('HDEL', 'job:' .. job.id, 'holder', 'started')
+  redis.call('HDEL', 'job:' .. job.id, 'holder', 'started', 'charged')
   enqueue(job, now)
   let_in(job.scope, now)
 end
@@ -515,12 +537,14 @@ end
 -- Running → Queued, or → Failed when it was tried too often. `kind` is `crash` (its sandbox died: the
 -- job goes to the end of the queue, or one poison job would starve the pool), `lost` (its worker went
 -- silent: the job keeps its place) or `returned` (its worker stops: likewise, and nobody is to blame, so it
--- never fails). Gives the new status.
+-- never fails, and the claim is none of its attempts). Gives the new status.
 local function give_back(job, kind, failure, limits, now)
   local crashes = job.crashes
   if kind == 'crash' then crashes = redis.call('HINCRBY', 'job:' .. job.id, 'crashes', 1) end
-  local often = crashes >= limits.max_crashes or job.attempt - job.handed_over >= limits.max_attempts
-  if kind ~= 'returned' and often then
+  local tries = job.attempt - job.handed_over - job.returned
+  if kind == 'returned' then
+    redis.call('HINCRBY', 'job:' .. job.id, 'returned', 1)
+  elseif crashes >= limits.max_crashes or tries >= limits.max_attempts then
     finalise(job, 'Failed', failure, '', limits.retention_ms, now)
     redis.call('LPUSH', 'dead', job.id)
     redis.call('LTRIM', 'dead', 0, DEAD_KEPT - 1)
@@ -538,9 +562,10 @@ local function give_back(job, kind, failure, limits, now)
 end
 
 -- Deletion -------------------------------------------------------------------------------------
+-- Chunks are unlinked: to free a hundred jobs' at once would hold up everybody.
 
 local function erase_result(id, attempt, chunks)
-  for chunk = 0, chunks - 1 do redis.call('DEL', 'result:' .. id .. ':' .. attempt .. ':' .. chunk) end
+  for chunk = 0, chunks - 1 do redis.call('UNLINK', 'result:' .. id .. ':' .. attempt .. ':' .. chunk) end
 end
 
 -- Everything of a final job.
@@ -548,9 +573,9 @@ local function erase(id)
   local job = read(id)
   redis.call('ZREM', 'expiry', id)
   if not job then return end
-  local chunks = redis.call('HMGET', 'job:' .. id, 'params_chunks', 'result_chunks')
-  for chunk = 0, number(chunks[1], 0) - 1 do redis.call('DEL', 'params:' .. id .. ':' .. chunk) end
-  erase_result(id, job.attempt, number(chunks[2], 0))
+  local chunks = redis.call('HMGET', 'job:' .. id, 'params_chunks', 'result_chunks', 'taken_chunks')
+  for chunk = 0, number(chunks[1], 0) - 1 do redis.call('UNLINK', 'params:' .. id .. ':' .. chunk) end
+  erase_result(id, job.attempt, math.max(number(chunks[2], 0), number(chunks[3], 0)))
   redis.call('DEL', 'job:' .. id, 'log:' .. id, 'provenance:' .. id)
   if job.listed then unlist(job) end
 end

@@ -6,15 +6,16 @@
 --       9 failure (JSON) of a job whose session has run out, then executor, wake-up message of every executor this worker serves.
 -- Gives {jobs given back or failed, wake-ups pushed, jobs deleted}.
 -- If nobody reaped for half a lease, Redis or everybody was away: then no lease is judged, each gets a
--- fresh term.
+-- fresh term. So it is if the clock was set back: the leases of the dead would last for as long as that.
 
 local now, lease, most = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[7])
 local last = number(redis.call('GET', 'reaper:tick'), 0)
 redis.call('SET', 'reaper:tick', integer(now))
 
 local reaped = 0
-if now - last > lease / 2 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'leases', '-inf', now + lease)) do
+local set_back = now < last
+if now - last > lease / 2 or set_back then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'leases', '-inf', set_back and '+inf' or now + lease)) do
     redis.call('ZADD', 'leases', now + lease, id)
   end
 else
@@ -82,6 +83,7 @@ redis.call('ZREMRANGEBYSCORE', 'workers', '-inf', now - tonumber(ARGV[6]))
 local pushed, cap = 0, tonumber(ARGV[8])
 for i = 10, #ARGV, 2 do
   local executor, message = ARGV[i], ARGV[i + 1]
+  if has_plans() then redis.call('HSET', 'wakeups', executor, cap .. ' ' .. message) end
   redis.call('ZREMRANGEBYSCORE', 'service:' .. executor, '-inf', '(' .. integer(virtual_time(executor)))
   local parked = number(redis.call('HGET', 'parked_jobs', executor), 0)
   local wanted = math.min(redis.call('ZCARD', 'arrivals:' .. executor) - parked, cap)

@@ -6,10 +6,11 @@
 
 local job = read(ARGV[2])
 if not job or job.scope ~= ARGV[1] then return 'missing' end
+local tags = cjson.decode(ARGV[3])
 redis.call('HSET', 'job:' .. job.id, 'tags', ARGV[3])
 if not job.listed then return 'tagged' end
 for _, tag in ipairs(cjson.decode(job.tags)) do redis.call('ZREM', 'jobs:' .. job.scope .. ':tag:' .. tag, job.id) end
-for _, tag in ipairs(cjson.decode(ARGV[3])) do
+for _, tag in ipairs(tags) do
   redis.call('ZADD', 'jobs:' .. job.scope .. ':tag:' .. tag, job.arrival, job.id)
 end
 return 'tagged'

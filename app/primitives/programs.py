@@ -262,6 +262,8 @@ class ExecutionSpan:
 
     started: datetime
     finished: datetime
+    #: randomizations and shots of each, if the pub was twirled; the last may have some to spare.
+    twirls: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,20 @@ async def token_of(client: httpx2.AsyncClient, key: str) -> str:
     return str(answer.json()["access_token"])
 
 
+async def test_the_log_says_who_sent_a_request(
+    keyed: httpx2.AsyncClient, keys: KeyStore, events: list[dict[str, object]]
+) -> None:
+    key = await keys.issue(owner="ana")
+
+    await keyed.get("/tasks", headers=by_key(key))
+    await keyed.get("/tasks", headers=by_key(new_key()))
+
+    known, unknown = (event for event in events if event["event"] == "http_request_finished")
+    assert (known["owner"], known["key_id"], known["status"]) == ("ana", id_of(key), 200)
+    assert unknown["status"] == 401
+    assert "owner" not in unknown
+
+
 # --- tokens ---------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.api.identity import GRANT_TYPE
-from app.auth.keys import new_key
+from app.auth import identity
+from app.auth.keys import id_of, new_key
 from app.auth.logins import FailedLogins, network_of
 from app.auth.store import KeyStore
-from app.errors import LoginsRefused
+from app.errors import InvalidKey, LoginsRefused
 from app.jobs.connection import connect_gateway
 
 from .gateway import API, gateway
@@ -101,6 +102,20 @@ async def test_an_address_of_wrong_credentials_is_told_to_wait(
     assert (in_runtime.status_code, in_runtime.json()["error"]["code"]) == (429, 2303)
 
 
+async def test_the_log_says_where_wrong_credentials_come_from_and_not_what_they_were(
+    redis_url: str, events: list[dict[str, object]]
+) -> None:
+    wrong = new_key()
+    limits: dict[str, Any] = {"auth": "on", "http": {"failed_logins_per_minute": 2}}
+    async with gateway(redis_url, address="10.0.0.9", **limits) as client:
+        for _ in range(4):
+            await client.get("/tasks", headers=by_key(wrong))
+
+    told = [(event["event"], event["address"]) for event in events if "address" in event]
+    assert told == [("login_failed", "10.0.0.9")] * 2 + [("logins_refused", "10.0.0.9")]
+    assert wrong not in str(events)
+
+
 async def test_so_is_one_that_asks_for_tokens_with_wrong_keys(redis_url: str, key: str) -> None:
     async with gateway(redis_url, auth="on", http={"failed_logins_per_minute": 2}) as client:
         answers = [(await exchange(client, new_key())).status_code for _ in range(3)]
@@ -122,6 +137,77 @@ async def test_who_was_let_in_a_moment_ago_stays_in(redis_url: str, key: str) ->
             await client.get("/tasks", headers=by_key(new_key()))
 
         assert (await client.get("/tasks", headers=by_key(key))).status_code == 200
+
+
+async def test_who_was_let_in_before_stays_in_for_long_and_gets_tokens(
+    redis_url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "BELIEVED_S", 0.0)
+    async with gateway(redis_url, auth="on", http={"failed_logins_per_minute": 1}) as client:
+        assert (await client.get("/tasks", headers=by_key(key))).status_code == 200
+        for _ in range(3):
+            refused = await client.get("/tasks", headers=by_key(new_key()))
+        assert refused.status_code == 429
+
+        assert (await client.get("/tasks", headers=by_key(key))).status_code == 200
+        token = (await exchange(client, key)).json()["access_token"]
+        by_token = {"authorization": f"Bearer {token}"}
+        assert (await client.get("/tasks", headers=by_token)).status_code == 200
+
+
+async def test_a_key_that_was_revoked_is_a_wrong_one_like_others(
+    redis_url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "BELIEVED_S", 0.0)
+    connection = connect_gateway(redis_url)
+    async with gateway(redis_url, auth="on", http={"failed_logins_per_minute": 2}) as client:
+        assert (await client.get("/tasks", headers=by_key(key))).status_code == 200
+        await KeyStore(client=connection, secret=None, bootstrap_key=None).revoke(id_of(key))
+
+        answers = [(await client.get("/tasks", headers=by_key(key))).status_code for _ in range(4)]
+
+    await connection.aclose()
+    assert answers == [401, 401, 429, 429]
+
+
+async def test_a_key_that_is_not_valid_any_more_is_asked_about_like_others(redis_url: str) -> None:
+    connection = connect_gateway(redis_url)
+    store = KeyStore(client=connection, secret=None, bootstrap_key=None)
+    now = [0.0]
+    keyed = identity.KeyedIdentity(
+        store=store,
+        token_s=600,
+        logins=FailedLogins(client=connection, per_minute=9),
+        clock=lambda: now[0],
+    )
+    key = await store.issue(owner="ana")
+    await keyed.principal(authorization=f"apikey {key}", instance=None)
+    assert list(keyed._proven) == [key]
+    await store.revoke(id_of(key))
+    now[0] = identity.BELIEVED_S
+
+    with pytest.raises(InvalidKey):
+        await keyed.principal(authorization=f"apikey {key}", instance=None)
+
+    await connection.aclose()
+    assert list(keyed._proven) == []
+
+
+async def test_no_more_credentials_are_remembered_than_is_bounded(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "MOST_BELIEVED", 2)
+    connection = connect_gateway(redis_url)
+    store = KeyStore(client=connection, secret=None, bootstrap_key=None)
+    keyed = identity.KeyedIdentity(
+        store=store, token_s=600, logins=FailedLogins(client=connection, per_minute=1)
+    )
+    keys = [await store.issue(owner="ana") for _ in range(4)]
+    for each in keys:
+        await keyed.principal(authorization=f"apikey {each}", instance=None)
+    await connection.aclose()
+
+    assert list(keyed._proven) == keys[2:]
 
 
 async def test_all_gateways_count_together_and_each_address_apart(redis_url: str, key: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -19,6 +20,41 @@ WAKEUP = '{"id": "@UNIQUE@"}'
 LEASE_S = 10.0
 
 
+@dataclass
+class Stutter:
+    """While it is on, every script is run twice, as when its first answer was lost."""
+
+    on: bool = False
+
+    def of_gateway(self, client: Any) -> Any:
+        once = client.evalsha
+
+        async def evalsha(*args: Any) -> Any:
+            if self.on:
+                await once(*args)
+            return await once(*args)
+
+        client.evalsha = evalsha
+        return client
+
+    def of_worker(self, client: Any) -> Any:
+        once = client.evalsha
+
+        def evalsha(*args: Any) -> Any:
+            if self.on:
+                once(*args)
+            return once(*args)
+
+        client.evalsha = evalsha
+        return client
+
+
+@pytest.fixture
+def stutter() -> Stutter:
+    """Of the clients of `store` and of every worker; it is off."""
+    return Stutter()
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -32,8 +68,8 @@ def raw(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[JobStore]:
-    client = connect_gateway(redis_url)
+async def store(redis_url: str, stutter: Stutter) -> AsyncIterator[JobStore]:
+    client = stutter.of_gateway(connect_gateway(redis_url))
     yield JobStore(
         client=client,
         wakeup_cap=4,
@@ -48,14 +84,14 @@ async def store(redis_url: str) -> AsyncIterator[JobStore]:
 
 
 @pytest.fixture
-def make_worker(redis_url: str) -> Iterator[Callable[..., ClaimStore]]:
+def make_worker(redis_url: str, stutter: Stutter) -> Iterator[Callable[..., ClaimStore]]:
     """Workers of the fleet; each has a connection of its own."""
     clients = []
 
     def make(
         name: str = "w1", *, lease_s: float = LEASE_S, retention_s: float = 1000
     ) -> ClaimStore:
-        clients.append(connect_worker(redis_url))
+        clients.append(stutter.of_worker(connect_worker(redis_url)))
         return ClaimStore(
             client=clients[-1],
             worker=name,

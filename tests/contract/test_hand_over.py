@@ -306,6 +306,26 @@ async def test_closing_a_session_cancels_what_was_handed_over(
     assert claim(gpu_worker, "gpu") is None
 
 
+async def test_a_session_leaves_no_trace_where_its_cancelled_job_waited(
+    store: JobStore,
+    sessions: SessionStore,
+    worker: ClaimStore,
+    gpu_worker: ClaimStore,
+    raw: redis.Redis,
+) -> None:
+    request = SessionRequest(
+        mode=SessionMode.DEDICATED, backend=BACKEND, max_ttl_s=100, interactive_ttl_s=10
+    )
+    session = await sessions.open(scope=ALICE, executor="auto", request=request)
+    await add(store, session_id=session.id)
+    hand_over(worker, claimed(worker))
+    assert raw.zrange("dedicated:gpu", 0, -1) == [session.id]
+
+    await sessions.close(scope=ALICE, session_id=session.id, how="cancel")
+
+    assert list(raw.scan_iter("dedicated:*")) == []
+
+
 async def test_a_worker_knows_who_lives_and_the_largest_of_each(
     make_worker: Callable[..., ClaimStore], raw: redis.Redis
 ) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.errors import JobNotFound
+from app.errors import JobNotFound, Unavailable
 from app.jobs.claims import ClaimStore, Finish
 from app.jobs.job import JobFilter, JobStatus
-from app.jobs.store import ANSWERING_MS
+from app.jobs.store import ANSWERING_MS, TAKEN_AGAIN_MS
 
-from .conftest import WAKEUP, submission
+from .conftest import WAKEUP, Stutter, submission
 
 if TYPE_CHECKING:
     import redis
@@ -176,6 +176,40 @@ async def test_a_result_can_be_taken_once(
     assert sorted(len(result) for result in readers) == [0, 0, 0, 0, size]
     assert (await store.read(scope=ALICE, job_id=job.id)).result_chunks == 0
     assert [key for key in raw.scan_iter() if key.startswith("result:")] == []
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+async def test_a_result_whose_taking_was_not_heard_is_given_again(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis, stutter: Stutter, size: int
+) -> None:
+    job = await add(store, private=True)
+    complete(worker, result=b"x" * size)
+    job = await store.read(scope=ALICE, job_id=job.id)
+
+    stutter.on = True
+    assert await store.take_result(job=job) == b"x" * size
+
+    assert await store.take_result(job=job) == b""
+    assert [key for key in raw.scan_iter() if key.startswith("result:")] == []
+
+
+async def test_a_result_that_nobody_heard_of_is_gone_soon(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await add(store, private=True)
+    complete(worker)
+    job = await store.read(scope=ALICE, job_id=job.id)
+
+    async def unheard(*_: object) -> None:
+        raise Unavailable("it went away", component="redis")
+
+    monkeypatch.setattr(store._client, "delete", unheard)
+    await store.take_result(job=job)
+
+    assert 0 < raw.pttl(f"result:{job.id}:1:0") <= TAKEN_AGAIN_MS
+    monkeypatch.undo()
+    await store.delete(scope=ALICE, job_id=job.id)
+    assert raw.exists(f"result:{job.id}:1:0") == 0
 
 
 async def test_a_log_and_the_provenance_are_kept(store: JobStore, worker: ClaimStore) -> None:

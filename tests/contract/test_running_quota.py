@@ -220,6 +220,24 @@ async def test_the_quota_counts_what_runs_on_all_executors(
 
 
 @pytest.mark.usefixtures("one_at_a_time")
+async def test_a_job_that_was_passed_over_is_woken_when_its_turn_comes(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    worker.reap(wakeups=WAKEUPS)
+    await add(store, executor="aer")
+    second = await add(store, executor="noisy")
+    found = claimed(worker)
+    # It was ready while nothing ran.
+    assert step(worker, "1", "noisy") is None
+    raw.delete("noisy")
+
+    step(worker, finish=completed(found), claim=False)
+
+    assert raw.llen("noisy") == 1
+    assert claimed(worker, "1", "noisy").job.id == second.id
+
+
+@pytest.mark.usefixtures("one_at_a_time")
 async def test_jobs_for_an_executor_that_is_away_keep_nobody_waiting(
     store: JobStore, worker: ClaimStore
 ) -> None:
@@ -391,6 +409,30 @@ async def test_a_dedicated_session_keeps_to_the_quota(
     await sessions.close(scope=ALICE, session_id=session.id, how="cancel")
     step(worker, finish=completed(again), claim=False)
     assert (await sessions.read(scope=ALICE, session_id=session.id)).state == "closed"
+
+
+async def test_an_active_session_whose_job_waits_for_the_quota_stays_active(
+    store: JobStore,
+    worker: ClaimStore,
+    sessions: SessionStore,
+    keys: KeyStore,
+    raw: redis.Redis,
+) -> None:
+    await keys.set_plan("open", Quota(running=1))
+    request = SessionRequest(
+        mode=SessionMode.DEDICATED, backend="simulator@aer", max_ttl_s=100, interactive_ttl_s=10
+    )
+    session = await sessions.open(scope=ALICE, executor="aer", request=request)
+    await add(store, session_id=session.id)
+    await add(store)
+    # The session's job ends, the other one takes the place, and the session's next has none.
+    assert step(worker, finish=completed(claimed(worker))) is not None
+    await add(store, session_id=session.id)
+
+    # Its interactive time is over.
+    due = raw.zscore("sessions:due", session.id)
+    assert due is not None
+    assert due >= raw.time()[0] * 1000 + 50_000, "it is looked at when its whole time is over"
 
 
 # --- a quota that changes -------------------------------------------------------------------------

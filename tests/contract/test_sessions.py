@@ -358,6 +358,50 @@ async def test_a_closed_session_is_forgotten_with_time(
     assert [key for key in raw.scan_iter() if "session" in key or "workloads" in key] == []
 
 
+async def test_a_session_that_ends_with_a_deleted_job_is_kept_for_its_time(
+    sessions: SessionStore, store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    session = await opened(sessions)
+    job = await add(store, session_id=session.id)
+    await sessions.close(scope=ALICE, session_id=session.id, how="stop")
+
+    await store.delete(scope=ALICE, job_id=job.id)
+    reap(worker)
+
+    over = await sessions.read(scope=ALICE, session_id=session.id)
+    assert over.state is SessionState.CLOSED
+
+
+async def test_a_session_whose_time_is_over_cannot_be_resumed(
+    sessions: SessionStore, store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    session = await opened(sessions)
+    await add(store, session_id=session.id)
+    claim(worker)
+    let_time_pass(raw, session, {"started": 200_000})
+    reap(worker)
+    before = everything(raw)
+
+    with pytest.raises(SessionClosed, match="ended"):
+        await sessions.close(scope=ALICE, session_id=session.id, how="resume")
+
+    assert everything(raw) == before
+
+
+@pytest.mark.parametrize("suffix", [":ready", ":ready:aer", ":", ""])
+async def test_no_name_of_a_session_reaches_another_key(
+    sessions: SessionStore, store: JobStore, raw: redis.Redis, suffix: str
+) -> None:
+    session = await opened(sessions)
+    await add(store, session_id=session.id)
+    before = everything(raw)
+
+    with pytest.raises(SessionNotFound):
+        await add(store, session_id=(session.id + suffix) if suffix else "due")
+
+    assert everything(raw) == before
+
+
 async def test_workloads_are_sessions_and_the_jobs_outside_of_them(
     sessions: SessionStore, store: JobStore
 ) -> None:

@@ -23,7 +23,7 @@ from app.jobs.records import CHUNK_BYTES
 from app.jobs.store import JobStore
 from app.lua.keys import SCHEMA
 
-from .conftest import LEASE_S, WAKEUP, submission
+from .conftest import LEASE_S, WAKEUP, Stutter, submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,6 +183,34 @@ async def test_a_full_redis_refuses_new_jobs_and_finishes_old_ones(
     assert raw.get("sequence") == sequence
 
 
+async def test_a_full_redis_takes_a_large_result(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    job = await add(store)
+    found, result = claimed(worker), b"r" * (CHUNK_BYTES + 1)
+    raw.config_set("maxmemory", 1)
+    try:
+        assert end(worker, completed(found, result)) == "committed"
+    finally:
+        raw.config_set("maxmemory", 0)
+
+    assert await result_of(store, job) == result
+
+
+async def test_what_the_scripts_cannot_read_leaves_no_half_of_a_job(
+    store: JobStore, raw: redis.Redis
+) -> None:
+    job = await add(store, tags=("a",))
+    before = everything(raw)
+
+    with pytest.raises(Unavailable):
+        await add(store, tags=("\ud800",))
+    with pytest.raises(Unavailable):
+        await store.tag(scope=job.scope, job_id=job.id, tags=["\ud800"])
+
+    assert everything(raw) == before
+
+
 # --- read, list ---------------------------------------------------------------------------------
 
 
@@ -289,6 +317,33 @@ async def test_owners_share_by_service_not_by_number_of_jobs(
         finish = completed(found)
 
     assert served == {"slow": 1, "quick": 5}
+
+
+async def test_who_ran_long_while_others_were_served_is_charged_for_it(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    long = await add(store, owner="alice")
+    assert claimed(worker, "long").job.id == long.id
+    for _ in range(2):
+        await add(store, owner="bob")
+    for _ in range(2):
+        short = claimed(worker)
+        raw.hincrby(f"job:{short.job.id}", "started", -5_000)
+        end(worker, completed(short))
+    # Bob has used five seconds before he was last served, and Alice's entry is behind that.
+    worker.reap(wakeups={"aer": WAKEUP})
+    assert raw.zscore("service:aer", "alice") is None
+
+    raw.hincrby(f"job:{long.id}", "started", -60_000)
+    worker.next(
+        slot="long", executor="aer", wakeup=WAKEUP, claim=False,
+        finish=Finish(job_id=long.id, attempt=1, status=JobStatus.COMPLETED, result=b"r"),
+    )  # fmt: skip
+
+    await add(store, owner="alice")
+    bobs = [await add(store, owner="bob") for _ in range(2)]
+    assert raw.zscore("service:aer", "alice") >= 60_000
+    assert [claimed(worker, f"s{i}").job.id for i in range(2)] == [job.id for job in bobs]
 
 
 async def test_nobody_saves_service_up_while_idle(
@@ -414,7 +469,7 @@ async def test_a_slot_cannot_finish_an_older_attempt_of_its_own_job(
     assert await result_of(store, job) == b"new"
 
 
-async def test_a_zombies_large_result_is_never_read_and_goes_away(
+async def test_a_zombies_large_result_is_not_even_stored(
     store: JobStore, make_worker: Callable[..., ClaimStore], raw: redis.Redis
 ) -> None:
     zombie, healthy = make_worker("zombie"), make_worker("healthy")
@@ -427,7 +482,7 @@ async def test_a_zombies_large_result_is_never_read_and_goes_away(
     end(zombie, completed(stale, b"z" * (CHUNK_BYTES + 1)))
 
     assert await result_of(store, job) == b"h" * (CHUNK_BYTES + 1)
-    assert 0 < raw.ttl(f"result:{job.id}:1:0") <= ORPHAN_S
+    assert raw.exists(f"result:{job.id}:1:0") == 0
     assert raw.ttl(f"result:{job.id}:2:1") == -1
 
 
@@ -442,6 +497,68 @@ async def test_a_claim_whose_answer_was_lost_is_given_again(
     assert again == unheard
     assert raw.zcard("leases") == 1
     assert raw.hget("stats", "claims_handed_back_total") == "1"
+
+
+async def test_a_claim_whose_answer_was_lost_goes_back_when_its_slot_stops(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    first, second = await add(store), await add(store)
+    done = completed(claimed(worker))
+    assert claim(worker, finish=done) is not None
+    raw.delete("aer")
+
+    # Nobody heard of the second job, and the time of the slot is over when it asks again.
+    assert end(worker, done) == "fenced"
+
+    waiting = await store.read(scope=second.scope, job_id=second.id)
+    assert (waiting.status, raw.llen("aer")) == (JobStatus.QUEUED, 1)
+    assert claimed(worker, "1").job.id == second.id
+    assert (await store.read(scope=first.scope, job_id=first.id)).status is JobStatus.COMPLETED
+
+
+async def test_a_fenced_finish_whose_answer_was_lost_loses_no_claim(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis, stutter: Stutter
+) -> None:
+    job = await add(store)
+    other = await add(store)
+    old = claimed(worker)
+    expire_leases(raw)
+    worker.reap(wakeups={"aer": WAKEUP})
+
+    stutter.on = True
+    again = claim(worker, finish=completed(old))
+
+    assert again is not None
+    assert (again.job.id, again.job.attempt) == (job.id, 2)
+    assert (await store.read(scope=other.scope, job_id=other.id)).status is JobStatus.QUEUED
+
+
+async def test_a_finish_whose_answer_was_lost_keeps_its_large_result(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    job = await add(store)
+    done = completed(claimed(worker), b"r" * (CHUNK_BYTES + 1))
+    assert end(worker, done) == "committed"
+
+    assert end(worker, done) == "fenced"
+
+    assert [raw.ttl(f"result:{job.id}:1:{i}") for i in range(2)] == [-1, -1]
+
+
+async def test_a_large_result_that_is_never_committed_goes_away(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await add(store)
+    found = claimed(worker)
+
+    def dies(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "_next", dies)
+    with pytest.raises(KeyboardInterrupt):
+        end(worker, completed(found, b"r" * (CHUNK_BYTES + 1)))
+
+    assert 0 < raw.ttl(f"result:{job.id}:1:1") <= ORPHAN_S
 
 
 async def test_a_lost_claim_is_not_given_to_another_slot(
@@ -526,6 +643,21 @@ async def test_a_returned_job_never_fails(store: JobStore, worker: ClaimStore) -
         for _ in range(8)
     }
     assert statuses == {JobStatus.QUEUED}
+
+
+async def test_being_returned_is_none_of_a_jobs_attempts(
+    store: JobStore, worker: ClaimStore
+) -> None:
+    await add(store)
+
+    def given_back(kind: Any) -> JobStatus | None:
+        found = claimed(worker).job
+        return worker.lost(slot="0", job=found, kind=kind, failure=FAILURE, wakeup=WAKEUP)
+
+    for _ in range(5):
+        given_back("returned")
+
+    assert [given_back("lost") for _ in range(5)] == [JobStatus.QUEUED] * 4 + [JobStatus.FAILED]
 
 
 async def test_losing_a_job_that_moved_on_changes_nothing(
@@ -635,6 +767,20 @@ async def test_after_a_blind_period_every_lease_gets_a_fresh_term(
     assert raw.zscore("leases", job.id) > time.time() * 1000
 
 
+async def test_a_clock_that_was_set_back_keeps_no_lease_alive(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    job = await add(store)
+    claimed(worker)
+    hour_ms = 3_600_000
+    raw.zincrby("leases", hour_ms, job.id)
+    raw.set("reaper:tick", round(time.time() * 1000) + hour_ms)
+
+    assert worker.reap(wakeups={"aer": WAKEUP}).given_back == 0
+
+    assert raw.zscore("leases", job.id) < (time.time() + 2 * LEASE_S) * 1000
+
+
 async def test_lost_wakeups_are_topped_up_to_what_is_queued(
     store: JobStore, worker: ClaimStore, raw: redis.Redis
 ) -> None:
@@ -705,6 +851,20 @@ async def test_a_final_job_stays_final(
         await store.cancel(scope="alice:default", job_id=job.id)
 
     assert everything(raw) == before
+
+
+async def test_a_cancel_whose_answer_was_lost_is_told_as_done(
+    store: JobStore, raw: redis.Redis, stutter: Stutter
+) -> None:
+    job = await add(store)
+
+    stutter.on = True
+    cancelled = await store.cancel(scope=job.scope, job_id=job.id)
+
+    assert cancelled.status is JobStatus.CANCELLED
+    assert raw.hget(f"job:{job.id}", "commits") == "1"
+    with pytest.raises(JobIsFinal, match="Cancelled"):
+        await store.cancel(scope=job.scope, job_id=job.id)
 
 
 async def test_somebody_elses_job_cannot_be_cancelled(store: JobStore, raw: redis.Redis) -> None:

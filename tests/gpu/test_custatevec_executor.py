@@ -362,14 +362,6 @@ def test_a_division_by_zero_fails_the_program(executor: EngineExecutor) -> None:
         counts(executor, circuit)
 
 
-def test_aer_refuses_what_it_would_leave_out() -> None:
-    circuit = QuantumCircuit(1, 1)
-    circuit.store(circuit.clbits[0], expr.lift(True))
-
-    with pytest.raises(ExecutionError, match="assigns to classical variables or bits"):
-        AER.run(QasmProgram(circuit=circuit, shots=10), TARGET)
-
-
 # ---- estimators ----
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import redis
 
+from app.local.valkey import running_url
 from tests.local_stack import Stack
 
 if TYPE_CHECKING:
@@ -156,6 +158,26 @@ def test_a_second_ctrl_c_waits_for_nothing(start: Callable[..., Stack]) -> None:
     assert psutil.wait_procs(processes, timeout=5)[1] == []
 
 
+def test_a_stack_ends_with_its_terminal_unless_that_is_ignored(
+    start: Callable[..., Stack],
+) -> None:
+    ends = start()
+    ends.wait_for("ready: ")
+    ends.process.send_signal(signal.SIGHUP)
+    assert ends.process.wait(20) == 0
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stays = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    stays.wait_for("ready: ")
+    stays.process.send_signal(signal.SIGHUP)
+    stays.run_bell()
+    # The second signal that counts would kill it.
+    assert stays.interrupt() == 0
+
+
 def test_no_process_survives_a_killed_stack(start: Callable[..., Stack]) -> None:
     stack = start()
     stack.wait_for("ready: ")
@@ -240,5 +262,41 @@ def test_a_stack_that_asks_for_keys_shows_the_first_one_once(
     assert [path for path in kept if key.encode() in path.read_bytes()] == []
 
 
+def test_the_log_of_a_stack_says_who_called_and_others_cannot_read_it(
+    start: Callable[..., Stack], data: Path
+) -> None:
+    stack = start(QFLEET_AUTH="on")
+    stack.wait_for("first key: ")
+    key = stack.said[-1].split()[2]
+    stack.wait_for("ready: ")
+    stack.request("GET", "/tasks", Authorization=f"apikey {key}")
+    stack.interrupt()
+
+    lines = (data / "logs/gateway.log").read_text().splitlines()
+    served = [event for event in map(json.loads, lines) if event.get("route") == "/tasks"]
+    assert [(event["owner"], event["key_id"]) for event in served] == [("admin", key[3:11])]
+    assert (data / "logs").stat().st_mode & 0o077 == 0
+
+
+def test_the_database_of_a_stack_has_a_part_of_the_memory(
+    start: Callable[..., Stack], data: Path
+) -> None:
+    stack = start(QFLEET_VALKEY_MEMORY_BYTES=str(2**26))
+    stack.wait_for("ready: ")
+
+    with redis.Redis.from_url(running_url(data / "valkey")) as client:
+        assert client.info("memory")["maxmemory"] == 2**26
+
+
 def test_a_stack_says_whether_it_is_open(stack: Stack) -> None:
-    assert any(line.startswith("access: open: ") for line in stack.said)
+    (access,) = (line for line in stack.said if line.startswith("access: "))
+    assert "open: " in access
+    assert "QFLEET_AUTH=on" in access
+
+
+def test_a_stack_that_is_meant_to_be_open_is_not_asked_about_it(
+    start: Callable[..., Stack],
+) -> None:
+    stack = start(QFLEET_AUTH="off")
+    stack.wait_for("access: open: ")
+    assert "QFLEET_AUTH" not in stack.said[-1]

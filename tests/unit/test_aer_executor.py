@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
-from qiskit.circuit import Clbit, Gate, IfElseOp, Instruction, Parameter
-from qiskit.circuit.classical import expr
+from qiskit.circuit import Clbit, Duration, Gate, IfElseOp, Instruction, Parameter
+from qiskit.circuit.classical import expr, types
 from qiskit.circuit.library import (
     MCPhaseGate,
     MCXGate,
@@ -514,13 +514,88 @@ def test_a_for_loop_without_measurements_is_sampled_like_straight_code() -> None
     assert_exact(circuit, result)
 
 
-def test_a_condition_that_cannot_be_evaluated_is_refused() -> None:
-    circuit = QuantumCircuit(1, 2)
-    circuit.measure(0, 0)
+def test_a_condition_may_compute() -> None:
+    bits, flag = ClassicalRegister(4, "bits"), ClassicalRegister(1, "flag")
+    circuit = QuantumCircuit(QuantumRegister(5), bits, flag)
+    circuit.h(range(4))
+    circuit.measure(range(4), bits)
+    near = expr.less(expr.sub(bits, 5), 3)
+    with circuit.if_test(expr.logic_or(near, expr.equal(expr.shift_left(bits, 2), 8))):
+        circuit.x(4)
+    circuit.measure(4, flag)
+
+    result = run(circuit)
+
+    holds = {v: (v - 5) % 16 < 3 or (v << 2) % 16 == 8 for v in range(16)}
+    exact = {f"{int(holds[v])}{v:04b}": 1 / 16 for v in range(16)}
+    assert distance(result.counts, exact) < allowed_distance(SHOTS, exact)
+
+
+def test_a_loop_may_count_in_a_variable() -> None:
+    read, tried = ClassicalRegister(1, "read"), ClassicalRegister(3, "tried")
+    circuit = QuantumCircuit(QuantumRegister(2), read, tried)
+    tries = circuit.add_var("tries", expr.lift(0, types.Uint(3)))
+    angle = circuit.add_var("angle", expr.lift(0.25, types.Float()))
+    circuit.h(0)
+    circuit.measure(0, read)
+    with circuit.while_loop(expr.logic_and(read[0], expr.less(tries, 5))):
+        circuit.ry(1, 0)
+        circuit.measure(0, read)
+        circuit.store(tries, expr.add(tries, 1))
+        circuit.store(angle, expr.div(angle, 2.0))
+        with circuit.if_test(expr.equal(angle, 0.0625)):
+            circuit.break_loop()
+    circuit.store(tried, tries)
+
+    result = run(circuit)
+
+    # Read as 1 it is turned by 1 and read again, at most twice.
+    again = np.cos(0.5) ** 2
+    exact = {
+        "0000": 0.5,
+        "0010": 0.5 * (1 - again),
+        "0100": 0.5 * again * (1 - again),
+        "0101": 0.5 * again**2,
+    }
+    assert distance(result.counts, exact) < allowed_distance(SHOTS, exact)
+
+
+def test_a_wide_clifford_circuit_that_computes_is_refused_with_its_estimate() -> None:
+    circuit = QuantumCircuit(40, 40)
+    circuit.h(range(40))
+    circuit.cx(range(39), range(1, 40))
+    circuit.measure(range(40), range(40))
     with circuit.if_test(expr.equal(expr.shift_left(circuit.cregs[0], 1), 2)):
         circuit.x(0)
 
-    with pytest.raises(ExecutionError, match="'shift_left', which cannot be evaluated"):
+    with pytest.raises(ProgramTooLarge, match="40 qubits"):
+        run(circuit)
+
+
+def test_what_no_expression_can_be_is_refused() -> None:
+    circuit = QuantumCircuit(1, 1)
+    wait = expr.lift(Duration.ns(5))
+    with circuit.if_test(expr.less(wait, wait)):
+        circuit.x(0)
+    circuit.measure(0, 0)
+
+    with pytest.raises(ExecutionError, match="'value', which cannot be evaluated here"):
+        run(circuit)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (expr.lift(0, types.Uint(2**30)), "1073741824 bits"),
+        (expr.cast(expr.mul(expr.lift(1e300), 1e300), types.Uint(8)), "not finite"),
+    ],
+)
+def test_an_integer_that_cannot_be_held_is_refused(value: expr.Expr, reason: str) -> None:
+    circuit = QuantumCircuit(1, 1)
+    circuit.add_var("a", value)
+    circuit.measure(0, 0)
+
+    with pytest.raises(ExecutionError, match=reason):
         run(circuit)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import pi
 from typing import Any
 
 import numpy as np
 import pytest
-from qiskit import QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter
+from qiskit.circuit.library import UnitaryGate, XGate
 from qiskit.quantum_info import DensityMatrix, SparsePauliOp
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import (
@@ -15,6 +17,8 @@ from qiskit_aer.noise import (
     ReadoutError,
     amplitude_damping_error,
     depolarizing_error,
+    pauli_error,
+    reset_error,
 )
 
 from app.errors import InvalidProgram
@@ -94,6 +98,35 @@ def test_identities_are_noisy() -> None:
     assert abs(ones(result)[0] - 0.7) < FREQUENCY
 
 
+def test_noise_knows_a_gate_by_its_label_as_aer_does() -> None:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(pauli_error([("X", 0.3), ("I", 0.7)]), ["careful", "x"])
+    circuit = QuantumCircuit(4)
+    circuit.append(UnitaryGate(np.eye(2), label="careful"), [0])
+    circuit.append(XGate(label="careful"), [1])
+    circuit.append(XGate(label="another"), [2])
+    circuit.x(3)
+    circuit.measure_all()
+
+    result = sample(sampler_pub(circuit), options=simulator(model))
+
+    assert abs(np.array(ones(result)) - [0.3, 0.7, 1, 0.7]).max() < FREQUENCY
+    assert ones(result)[2] == 1
+
+
+def test_delays_are_noisy() -> None:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(pauli_error([("X", 0.3), ("I", 0.7)]), ["delay"])
+    circuit = QuantumCircuit(2)
+    circuit.delay(100, 0)
+    circuit.delay(2, 0, "us")
+    circuit.measure_all()
+
+    result = sample(sampler_pub(circuit), options=simulator(model))
+
+    assert abs(np.array(ones(result)) - [2 * 0.3 * 0.7, 0]).max() < FREQUENCY
+
+
 def noisy() -> NoiseModel:
     model = NoiseModel()
     model.add_all_qubit_quantum_error(depolarizing_error(0.05, 2), ["cx"])
@@ -131,6 +164,82 @@ def test_noisy_samples_are_those_of_aer(shots: int, method: str) -> None:
         ours = np.bincount(bits[row], minlength=8)
         # 5 sigma of a frequency of 1995 shots and more; the reference has ten times as many.
         assert abs(theirs / 20_000 - ours / ours.sum()).max() < 5 * (0.25 * 1.1 / 1995) ** 0.5
+
+
+def syndromes(qubits: int) -> QuantumCircuit:
+    """Two rounds of a repetition code, with all that a Clifford circuit of a client may have."""
+    rounds = [ClassicalRegister(qubits // 2, f"round{number}") for number in range(2)]
+    circuit = QuantumCircuit(QuantumRegister(qubits), *rounds)
+    circuit.h(range(0, qubits, 2))
+    circuit.rz(pi / 2, range(0, qubits, 2))
+    circuit.p(-pi, 0)
+    circuit.append(XGate(label="id"), [2])
+    for bits in rounds:
+        for place, bit in enumerate(bits):
+            circuit.cx(2 * place, 2 * place + 1)
+            if 2 * place + 2 < qubits:
+                circuit.cx(2 * place + 2, 2 * place + 1)
+            circuit.measure(2 * place + 1, bit)
+            circuit.reset(2 * place + 1)
+        with circuit.if_test((rounds[0][0], 1)):
+            circuit.x(0)
+        circuit.id(range(0, qubits, 2))
+    return circuit
+
+
+def pauli_noise() -> NoiseModel:
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(depolarizing_error(0.1, 2), ["cx"])
+    flips = pauli_error([("X", 0.05), ("Z", 0.1), ("Y", 0.05), ("I", 0.8)])
+    model.add_all_qubit_quantum_error(flips, ["rz", "p", "reset", "id"])
+    model.add_quantum_error(reset_error(0.3), ["id"], [4])
+    model.add_all_qubit_readout_error(ReadoutError([[0.95, 0.05], [0.1, 0.9]]))
+    return model
+
+
+def test_a_clifford_circuit_with_pauli_noise_is_a_stabilizer() -> None:
+    circuit = syndromes(11)
+
+    result = sample(sampler_pub(circuit), options=simulator(pauli_noise()))
+
+    assert provenance(result)["methods"] == ["stabilizer"]
+    reference = AerSimulator(method="statevector", noise_model=pauli_noise(), seed_simulator=1)
+    memory = reference.run(circuit, shots=400, memory=True).result().get_memory()
+    theirs = np.array([[int(bit) for bit in shot.replace(" ", "")[::-1]] for shot in memory])
+    ours = np.concatenate(
+        [each.to_bool_array(order="little") for each in registers(result).values()], axis=1
+    )
+    # 5 sigma of a frequency: every bit, and every parity of two that follow each other.
+    for read in (lambda bits: bits, lambda bits: bits[:, 1:] != bits[:, :-1]):
+        difference = read(theirs).mean(axis=0) - read(ours).mean(axis=0)
+        assert abs(difference).max() < 5 * (0.25 * (1 / 400 + 1 / SHOTS)) ** 0.5
+
+
+def test_a_wide_clifford_circuit_with_pauli_noise_runs() -> None:
+    circuit = QuantumCircuit(200)
+    circuit.h(0)
+    circuit.cx(range(199), range(1, 200))
+    circuit.measure_all()
+    model = NoiseModel()
+    model.add_all_qubit_quantum_error(depolarizing_error(0.002, 2), ["cx"])
+
+    result = sample(sampler_pub(circuit, shots=20), options=simulator(model))
+
+    assert provenance(result)["methods"] == ["stabilizer"]
+    # Half of all errors flip what comes after: one in eight bits differs from its neighbour's by
+    # an error in a hundred; without any, all bits of a shot are alike.
+    bits = registers(result)["meas"].to_bool_array()
+    assert (bits[:, 1:] != bits[:, :-1]).mean() < 0.02
+
+
+def test_errors_that_are_no_paulis_need_a_state() -> None:
+    circuit = syndromes(11)
+    model = pauli_noise()
+    model.add_all_qubit_quantum_error(amplitude_damping_error(0.1), ["h"])
+
+    result = sample(sampler_pub(circuit, shots=20), options=simulator(model))
+
+    assert provenance(result)["methods"] == ["statevector"]
 
 
 def test_noisy_values_are_those_of_the_noisy_state() -> None:

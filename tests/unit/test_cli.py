@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,7 +46,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str], arguments:
     assert cli.run(arguments) == 0
 
     told = capsys.readouterr().out
-    assert all(f"  {name}" in told for name in ("up", "serve", "worker", "doctor"))
+    assert all(f"  {name}" in told for name in ("up", "serve", "worker", "doctor", "jobs", "usage"))
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,6 +208,54 @@ def test_a_doctor_has_a_remedy_for_each_fault(
     assert "QFLEET_SLOTS" in faults["cores:"]
     assert "QFLEET_SANDBOX__MEMORY_BYTES" in faults["memory:"]
     assert "QFLEET_REDIS_URL" in faults["Redis:"]
+
+
+@pytest.mark.parametrize(("answer", "is_well"), [({"status": "alive"}, True), ("hello", False)])
+def test_a_doctor_knows_a_gateway_that_runs_from_another_server(
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: object,
+    is_well: bool,
+) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    environment.setenv("QFLEET_SANDBOX__MEMORY_BYTES", str(2**31))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment.setenv("QFLEET_PORT", str(server.server_port))
+
+        assert cli.run(["doctor"]) == (0 if is_well else 1)
+        server.shutdown()
+
+    told = capsys.readouterr().out
+    assert ("a gateway answers on 127.0.0.1:" in told) is is_well
+
+
+def test_a_doctor_does_not_mind_a_user_who_may_not_ask_redis(
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    valkey_server: EmbeddedValkey,
+) -> None:
+    environment.setenv("QFLEET_SANDBOX__MEMORY_BYTES", str(2**31))
+    environment.setenv(
+        "QFLEET_REDIS_URL", f"redis://worker:its-word@127.0.0.1:{valkey_server.port}/0"
+    )
+    with valkey_server.client() as client:
+        client.acl_setuser(
+            "worker", enabled=True, passwords=["+its-word"], categories=["+@all", "-@dangerous"]
+        )
+        try:
+            assert cli.run(["doctor"]) == 0
+        finally:
+            client.acl_deluser("worker")
+    assert "Redis: answers" in capsys.readouterr().out
 
 
 def test_a_doctor_finds_a_setting_that_is_mistyped(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import redis
 
 from app.errors import Unavailable
 from app.local.addresses import is_free
@@ -54,6 +55,25 @@ def test_data_survives_a_kill_and_the_address_stays(valkey: EmbeddedValkey) -> N
     assert valkey.url == before
     with valkey.client() as client:
         assert client.get("kept") == b"yes"
+
+
+def fill(client: redis.Redis) -> None:
+    """Store 16 MiB."""
+    for number in range(16):
+        client.set(f"large:{number}", b"x" * 2**20)
+
+
+def test_it_has_the_memory_that_it_is_given(tmp_path: Path) -> None:
+    server = EmbeddedValkey(folder=tmp_path / "small", fsync="everysec", memory_bytes=8 * 2**20)
+    server.start()
+    try:
+        with server.client() as client:
+            client.set("kept", "yes")
+            with pytest.raises(redis.OutOfMemoryError):
+                fill(client)
+            assert client.get("kept") == b"yes"
+    finally:
+        server.stop()
 
 
 def test_it_forgets_nothing_to_make_room(valkey: EmbeddedValkey) -> None:

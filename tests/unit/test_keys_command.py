@@ -52,6 +52,17 @@ def found(key: str) -> ApiKey:
     return asyncio.run(find())
 
 
+def instances_of(owner: str) -> dict[str, str]:
+    """An owner's instances and their plans."""
+
+    async def read() -> dict[str, str]:
+        settings = Settings()
+        async with open_keys(settings, settings.redis or "") as keys:
+            return {each.name: each.plan for each in await keys.instances(owner)}
+
+    return asyncio.run(read())
+
+
 # --- keys create, list, revoke --------------------------------------------------------------------
 
 
@@ -121,6 +132,61 @@ def test_a_key_that_is_not_there_cannot_be_revoked(
     assert "no API key has the id 'nobody'" in capsys.readouterr().err
 
 
+def test_a_leaked_key_is_revoked_by_its_text_and_not_shown(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run(["keys", "create", "--owner", "ana"])
+    key = capsys.readouterr().out.strip()
+
+    assert cli.run(["keys", "revoke", key]) == 0
+    assert cli.run(["keys", "revoke", new_key()]) == 1
+
+    told = capsys.readouterr()
+    with pytest.raises(InvalidKey):
+        found(key)
+    assert key[11:] not in told.out + told.err
+    assert all(len(word) < 20 for word in told.err.split())
+
+
+def test_all_keys_of_an_owner_are_revoked_and_nobody_elses(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for owner in ("ana", "ana", "bob"):
+        cli.run(["keys", "create", "--owner", owner])
+    *hers, his = capsys.readouterr().out.split()
+
+    assert cli.run(["keys", "revoke"]) == 2
+    assert cli.run(["keys", "revoke", id_of(his), "--owner", "ana"]) == 2
+    assert [found(key).owner for key in (*hers, his)] == ["ana", "ana", "bob"]
+    assert cli.run(["keys", "revoke", "--owner", "ana"]) == 0
+    assert cli.run(["keys", "revoke", "--owner", "ana"]) == 1
+
+    assert "ana has no key that is valid" in capsys.readouterr().err
+    for key in hers:
+        with pytest.raises(InvalidKey):
+            found(key)
+    assert found(his).owner == "bob"
+    assert cli.run(["keys", "list", "--owner", "bob"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [id_of(his)]
+
+
+def test_no_key_is_made_with_another_secret_than_the_gateways(
+    database: str, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("QFLEET_SECRET", "a secret of thirty-two characters")
+    assert cli.run(["keys", "create", "--owner", "ana"]) == 0
+    environment.delenv("QFLEET_SECRET")
+    capsys.readouterr()
+
+    assert cli.run(["keys", "create", "--owner", "bob"]) == 1
+
+    told = capsys.readouterr()
+    assert "QFLEET_SECRET: set it here" in told.err
+    assert told.out == ""
+    assert cli.run(["keys", "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_without_redis_the_commands_say_so(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +227,25 @@ def test_without_a_running_stack_the_commands_say_what_to_do(
     assert "QFLEET_REDIS_URL" in told.err
     assert told.out == ""
     assert not (tmp_path / "data").exists()
+
+
+def test_the_database_of_another_users_stack_is_said_to_be_so(
+    local_valkey: EmbeddedValkey,
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    environment.setattr("pathlib.Path.exists", refuse)
+
+    assert cli.run(["keys", "create", "--owner", "ana"]) == 1
+
+    told = capsys.readouterr()
+    assert "is another user's: run this command as the user who started" in told.err
+    assert told.out == ""
+    with local_valkey.client() as client:
+        assert client.exists("apikeys") == 0
 
 
 def test_a_stack_that_has_ended_is_not_taken_for_one_that_runs(
@@ -259,6 +344,22 @@ def test_callers_are_asked_for_keys_unless_only_this_machine_can_call(
 
 
 @pytest.mark.parametrize(
+    ("given", "asks"),
+    [
+        ({}, False),
+        ({"grpc_host": "0.0.0.0"}, True),
+        ({"host": "0.0.0.0"}, True),
+        ({"auth": "on"}, True),
+        ({"auth": "off", "host": "0.0.0.0", "grpc_host": "0.0.0.0"}, False),
+    ],
+)
+def test_who_is_asked_over_http_is_asked_over_grpc(
+    environment: pytest.MonkeyPatch, given: dict[str, str], asks: bool
+) -> None:
+    assert Settings(**given).asks_for_keys_over_grpc is asks
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("QFLEET_BOOTSTRAP_KEY", "short"),
@@ -298,6 +399,48 @@ def test_a_plan_is_set_and_listed(database: str, capsys: pytest.CaptureFixture[s
     assert cli.run(["plans", "list"]) == 0
 
     assert capsys.readouterr().out == "open: seconds 600\nsmall: queued 100, running 2\n"
+
+
+def test_what_a_plan_allows_from_now_on_is_told(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run(["plans", "set", "small", "--queued", "100"])
+    cli.run(["plans", "set", "small", "--running", "2"])
+    cli.run(["plans", "set", "small"])
+
+    assert capsys.readouterr().err == "small: queued 100\nsmall: running 2\nsmall: no quota\n"
+
+
+def test_an_instance_gets_another_plan_without_another_key(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run(["plans", "set", "small", "--queued", "100"])
+    cli.run(["keys", "create", "--owner", "ana", "--instance", "lab"])
+    capsys.readouterr()
+
+    assert cli.run(["plans", "assign", "small", "ana"]) == 0
+    assert cli.run(["plans", "assign", "large", "ana", "lab"]) == 0
+
+    assert capsys.readouterr().err == (
+        "ana, instance default: plan small: queued 100\nana, instance lab: plan large: no quota\n"
+    )
+    assert instances_of("ana") == {"default": "small", "lab": "large"}
+
+
+def test_a_plan_goes_to_nobody_who_is_not_there(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run(["keys", "create", "--owner", "ana"])
+
+    assert cli.run(["plans", "assign", "small", "bob"]) == 1
+    assert cli.run(["plans", "assign", "small", "ana", "lab"]) == 1
+    assert cli.run(["plans", "assign", "A b", "ana"]) == 1
+
+    told = capsys.readouterr().err
+    assert "no API key has the owner 'bob'" in told
+    assert "ana has no instance 'lab', but default" in told
+    assert instances_of("ana") == {"default": "open"}
+    assert instances_of("bob") == {"default": "open"}
 
 
 def test_a_plan_with_a_wrong_quota_is_not_set(

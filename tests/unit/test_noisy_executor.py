@@ -12,9 +12,11 @@ import orjson
 import pytest
 from qiskit import QuantumCircuit, transpile
 from qiskit.circuit import Parameter
+from qiskit.circuit.classical import expr
 from qiskit.quantum_info import SparsePauliOp, Statevector, SuperOp
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error
+from qiskit_aer.noise.device import basic_device_readout_errors
 from qiskit_ibm_runtime import fake_provider
 
 from app.backends.recordings import find_recordings
@@ -78,8 +80,17 @@ def device(name: str) -> Any:
 
 @cache
 def model(name: str) -> NoiseModel:
-    """Aer's own model of the whole device."""
-    return NoiseModel.from_backend(device(name))
+    """Aer's own model of the whole device, as the client's local mode makes it of properties."""
+    made = NoiseModel.from_backend(device(name))
+    for qubits, error in basic_device_readout_errors(device(name).properties()):
+        made.add_readout_error(error, qubits, warnings=False)
+    return made
+
+
+def wrong(name: str, qubit: int) -> tuple[float, float]:
+    """How likely a qubit in 0 is read as 1, and one in 1 as 0."""
+    recorded = device(name).properties().qubit_property(qubit)
+    return recorded["prob_meas1_prep0"][0], recorded["prob_meas0_prep1"][0]
 
 
 def sample(*pubs: SamplerPub, on: Target, seed: int = 7, **options: Any) -> PrimitiveResult:
@@ -224,7 +235,7 @@ def test_few_shots_of_a_wide_circuit_are_trajectories_of_the_same_noise() -> Non
 
 @pytest.mark.parametrize("qubit", range(5))
 def test_an_idle_qubit_is_read_as_wrongly_as_its_properties_say(qubit: int) -> None:
-    error = device("fake_manila").target["measure"][qubit,].error
+    error, _ = wrong("fake_manila", qubit)
     circuit = QuantumCircuit(5, 1)
     circuit.measure(qubit, 0)
 
@@ -234,10 +245,37 @@ def test_an_idle_qubit_is_read_as_wrongly_as_its_properties_say(qubit: int) -> N
     assert abs(counts["1"] / SHOTS - error) < 5 * np.sqrt(error * (1 - error) / SHOTS)
 
 
+def test_a_one_is_misread_as_often_as_the_device_says_and_not_as_often_as_a_zero() -> None:
+    # Qubit 6 of fake_sherbrooke reads a 0 as 1 half the time, and a 1 as 0 one time in a hundred.
+    circuit = QuantumCircuit(127, 2)
+    circuit.x(6)
+    circuit.measure(6, 0)
+
+    counts = joined_counts(sample(sampler_pub(circuit, shots=SHOTS), on=target("fake_sherbrooke")))
+
+    assert 0.01 < counts["00"] / SHOTS < 0.02
+
+
+def test_a_qubit_whose_readings_are_recorded_as_one_number_errs_alike_in_0_and_1(
+    tmp_path: Path,
+) -> None:
+    properties = orjson.loads(files("fake_manila").properties.read_bytes())
+    properties["qubits"][0] = [
+        item for item in properties["qubits"][0] if not item["name"].startswith("prob_meas")
+    ]
+    (tmp_path / "props.json").write_bytes(orjson.dumps(properties))
+    doctored = replace(files("fake_manila"), properties=tmp_path / "props.json")
+
+    readout = DeviceNoise(name="doctored", recording=doctored)._readout(0)
+
+    assert readout is not None
+    assert readout.probabilities[0, 1] == readout.probabilities[1, 0] == pytest.approx(0.0353)
+
+
 def test_a_qubit_relaxes_while_it_waits() -> None:
     name, qubit = "fake_manila", 0
     t1 = device(name).qubit_properties(qubit).t1
-    error = device(name).target["measure"][qubit,].error
+    zero, one = wrong(name, qubit)
     circuit = QuantumCircuit(5, 1)
     circuit.x(qubit)
     circuit.delay(t1, qubit, unit="s")
@@ -245,7 +283,7 @@ def test_a_qubit_relaxes_while_it_waits() -> None:
 
     counts = joined_counts(sample(sampler_pub(circuit, shots=SHOTS), on=target(name)))
 
-    left = np.exp(-1) * (1 - error) + (1 - np.exp(-1)) * error
+    left = np.exp(-1) * (1 - one) + (1 - np.exp(-1)) * zero
     # 5 sigma, and what the error of the X gate may change.
     assert abs(counts["1"] / SHOTS - left) < 5 * np.sqrt(left * (1 - left) / SHOTS) + 1e-3
 
@@ -365,6 +403,20 @@ def test_feedforward_is_noisy_too() -> None:
     assert {"10", "00", "01"} & counts.keys() > set()
 
 
+def test_classical_computing_is_refused_where_it_is_noisy() -> None:
+    assigning = QuantumCircuit(5, 1)
+    assigning.store(assigning.clbits[0], expr.logic_not(assigning.clbits[0]))
+    computing = QuantumCircuit(5, 2)
+    computing.measure(0, 0)
+    with computing.if_test(expr.equal(expr.shift_left(computing.cregs[0], 1), 2)):
+        computing.x(1)
+
+    with pytest.raises(ExecutionError, match="assigns to classical variables or bits"):
+        task(assigning, on=target("fake_manila"))
+    with pytest.raises(ExecutionError, match="'shift_left', which cannot be evaluated in a noisy"):
+        task(computing, on=target("fake_manila"))
+
+
 # --- estimator --------------------------------------------------------------------------------
 
 
@@ -419,8 +471,9 @@ def test_a_basis_is_turned_by_gates_of_the_device_which_err_too(tmp_path: Path) 
 
     # An error of 0.2 depolarises by 0.4, once where the state is made and once where it is turned;
     # the readout errs besides. 5 sigma.
-    readout = 1 - 2 * device("fake_manila").target["measure"][0,].error
-    assert abs(float(values(result)) - 0.36 * readout) < 5 * float(values(result, "stds"))
+    zero, one = wrong("fake_manila", 0)
+    expected = 0.36 * (1 - zero - one) + one - zero
+    assert abs(float(values(result)) - expected) < 5 * float(values(result, "stds"))
 
 
 @pytest.mark.parametrize("name", ["fake_manila", "fake_cambridge"])

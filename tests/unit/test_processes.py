@@ -169,6 +169,45 @@ def test_a_large_log_is_put_aside(log: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert log.with_name("part.log.1").read_text() == "old words"
 
 
+def test_a_log_that_grows_large_is_put_aside_while_its_part_writes(
+    part: Part, clock: Clock, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOG_BYTES", 100)
+    wait_for(log, "up")
+    assert part.watch() is None
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"old\n" * 30)
+        clock.now += 1
+        assert part.watch() is None
+        assert log.stat().st_size > 100
+        clock.now += 61
+
+        assert part.watch() is None
+
+        writer.write(b"new\n")
+    assert log.read_text() == "new\n"
+    assert log.with_name("part.log.1").read_text().count("old") == 30
+    assert part.is_running
+    assert sorted(path.name for path in log.parent.iterdir()) == ["part.log", "part.log.1"]
+
+
+def test_a_log_that_cannot_be_put_aside_stays(
+    part: Part, clock: Clock, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(processes, "LOG_BYTES", 1)
+    monkeypatch.setattr("shutil.copyfile", full)
+    wait_for(log, "up")
+    clock.now += 61
+
+    assert part.watch() is None
+
+    assert "up" in log.read_text()
+    assert [path.name for path in log.parent.iterdir()] == ["part.log"]
+
+
 def test_a_small_log_is_continued(log: Path) -> None:
     log.write_text("old\n")
 

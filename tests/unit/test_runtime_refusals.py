@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
 
 from app.config import MIB, ProgramLimits
 from app.errors import InvalidProgram
@@ -167,6 +169,17 @@ def test_what_is_no_circuit_is_refused(circuit: Any, reason: str, message: str) 
 
     assert refused == reason
     assert text.startswith(message)
+
+
+def test_a_delay_that_lost_its_unit_is_refused_with_the_way_out() -> None:
+    circuit = QuantumCircuit(1, 1)
+    circuit.delay(Parameter("t"), 0, "us")
+    written = typed("QuantumCircuit", blob(qpy_bytes(circuit)))
+
+    refused, text = refusal(with_circuit(written))
+
+    assert refused == "circuit"
+    assert "assign the parameter before the circuit is submitted" in text
 
 
 def test_a_compressed_circuit_must_end_where_it_ends() -> None:

@@ -49,7 +49,7 @@ _BINARY = {
     expr.Binary.Op.GREATER: AerBinaryOp.Greater,
     expr.Binary.Op.GREATER_EQUAL: AerBinaryOp.GreaterEqual,
 }
-_OPERATORS: Mapping[expr.Binary.Op, Callable[[int, int], int]] = {
+_OPERATORS: Mapping[expr.Binary.Op, Callable[[Any, Any], float]] = {
     expr.Binary.Op.BIT_AND: operator.and_,
     expr.Binary.Op.BIT_OR: operator.or_,
     expr.Binary.Op.BIT_XOR: operator.xor,
@@ -98,7 +98,7 @@ class Expression(NamedTuple):
         """
         return _native(self.node, self.clbits)
 
-    def value(self, bits: int, variables: Mapping[expr.Var, int]) -> int:
+    def value(self, bits: int, variables: Mapping[expr.Var, float]) -> float:
         """Work it out; true is 1.
 
         Args:
@@ -120,6 +120,16 @@ class Expression(NamedTuple):
 
 
 Condition = BitsEqual | Expression
+
+
+def is_native(condition: Condition | None) -> bool:
+    """Whether Aer can evaluate a condition."""
+    if isinstance(condition, Expression):
+        try:
+            _ = condition.native
+        except ExecutionError:
+            return False
+    return True
 
 
 def bits_equal(of: Clbit | ClassicalRegister, value: int, clbits: Mapping[Clbit, int]) -> BitsEqual:
@@ -149,13 +159,15 @@ def _native(node: expr.Expr, clbits: Mapping[Clbit, int]) -> Any:
             return AerBinaryExpr(
                 _BINARY[op], _native(node.left, clbits), _native(node.right, clbits)
             )
-    raise _unknown(node)
+    raise _unknown(
+        node, "in a noisy run; comparisons and logic of classical bits and registers can"
+    )
 
 
 def _value(
-    node: expr.Expr, bits: int, clbits: Mapping[Clbit, int], variables: Mapping[expr.Var, int]
-) -> int:
-    def value(inner: expr.Expr) -> int:
+    node: expr.Expr, bits: int, clbits: Mapping[Clbit, int], variables: Mapping[expr.Var, float]
+) -> float:
+    def value(inner: expr.Expr) -> Any:
         return _value(inner, bits, clbits, variables)
 
     match node:
@@ -164,35 +176,57 @@ def _value(
         case expr.Var(standalone=False):
             places = _indices(node.var, clbits)
             return sum((bits >> place & 1) << index for index, place in enumerate(places))
-        case expr.Value(type=types.Uint() | types.Bool()):
-            return int(node.value)
-        case expr.Cast(type=types.Uint() | types.Bool()):
+        case expr.Value(type=types.Uint() | types.Bool() | types.Float()):
+            return _fitted(node.value, node.type)
+        case expr.Cast(type=types.Uint() | types.Bool() | types.Float()):
             return _fitted(value(node.operand), node.type)
         case expr.Index():
-            return value(node.target) >> value(node.index) & 1
+            return int(value(node.target)) >> int(value(node.index)) & 1
         case expr.Unary(op=expr.Unary.Op.LOGIC_NOT):
             return int(not value(node.operand))
         case expr.Unary(op=expr.Unary.Op.BIT_NOT):
             return _fitted(~value(node.operand), node.type)
+        case expr.Binary(op=op, type=types.Float()) if op == expr.Binary.Op.DIV:
+            return _computed(operator.truediv, value(node.left), value(node.right), node.type)
         case expr.Binary(op=op) if op in _OPERATORS:
-            try:
-                return _fitted(_OPERATORS[op](value(node.left), value(node.right)), node.type)
-            except ZeroDivisionError as exc:
-                raise ExecutionError("a classical expression divides by zero") from exc
-    raise _unknown(node)
+            return _computed(_OPERATORS[op], value(node.left), value(node.right), node.type)
+    raise _unknown(node, "here; bits, registers, and variables that are integers or floats can")
 
 
-def _fitted(value: int, to: types.Type) -> int:
-    """Give what a type can hold of a value: its lowest bits, or whether it is not 0."""
-    return value & ((1 << to.width) - 1) if isinstance(to, types.Uint) else int(bool(value))
+def _computed(
+    function: Callable[[Any, Any], float], left: float, right: float, to: types.Type
+) -> float:
+    try:
+        return _fitted(function(left, right), to)
+    except ZeroDivisionError as exc:
+        raise ExecutionError("a classical expression divides by zero") from exc
 
 
-def _unknown(node: expr.Expr) -> ExecutionError:
+def _fitted(value: float, to: types.Type) -> float:
+    """Give what a type can hold of a value: its lowest bits, or whether it is not 0.
+
+    Raises:
+        ExecutionError: an integer is too wide, or a float has none: it is not finite.
+    """
+    if isinstance(to, types.Float):
+        return float(value)
+    if not isinstance(to, types.Uint):
+        return int(bool(value))
+    width: int = to.width
+    if width > _WIDEST_SHIFT:
+        message = (
+            f"an integer of {width} bits in an expression; at most {_WIDEST_SHIFT} are allowed"
+        )
+        raise ExecutionError(message, allowed=_WIDEST_SHIFT)
+    try:
+        return int(value) & ((1 << width) - 1)
+    except (OverflowError, ValueError) as exc:
+        raise ExecutionError("a float that is not finite is cast to an integer") from exc
+
+
+def _unknown(node: expr.Expr, otherwise: str) -> ExecutionError:
     kind = getattr(getattr(node, "op", None), "name", type(node).__name__).lower()
-    message = (
-        f"a condition uses {kind!r}, which cannot be evaluated here; comparisons and logic of "
-        "classical bits and registers can"
-    )
+    message = f"an expression uses {kind!r}, which cannot be evaluated {otherwise}"
     return ExecutionError(message, expression=kind)
 
 

@@ -78,6 +78,8 @@ class Step(NamedTuple):
     params: tuple[Any, ...] = ()
     #: of a jump: taken only if it holds.
     condition: Condition | None = None
+    #: the name that noise knows a gate or delay by, if it is another.
+    label: str | None = None
 
 
 class _Scope(NamedTuple):
@@ -109,6 +111,7 @@ def lower(
     angles: Angles | None = None,
     *,
     keep_idling: bool = False,
+    keep_labels: bool = False,
     stores: bool = False,
 ) -> list[Step]:
     """Flatten ``circuit``; barriers and global phases, which nothing sees, disappear.
@@ -119,13 +122,20 @@ def lower(
         angles: where angles that depend on parameters get their slots; without it, a parameter
             has no value.
         keep_idling: whether ``id`` gates and delays are kept, because they are noisy.
+        keep_labels: whether noise knows a gate by its label, where it has one.
         stores: whether assignments to classical variables may appear; otherwise they are refused.
 
     Raises:
         ExecutionError: an operation has no definition, a parameter no value, or a condition
             cannot be evaluated.
     """
-    lowering = _Lowering(gates, angles or Angles(), keep_idling=keep_idling, stores=stores)
+    lowering = _Lowering(
+        gates,
+        angles or Angles(),
+        keep_idling=keep_idling,
+        keep_labels=keep_labels,
+        stores=stores,
+    )
     qubits = {qubit: index for index, qubit in enumerate(circuit.qubits)}
     clbits = {clbit: index for index, clbit in enumerate(circuit.clbits)}
     lowering.block(circuit, _Scope(qubits=qubits, clbits=clbits, bindings={}, loop=None))
@@ -134,12 +144,19 @@ def lower(
 
 class _Lowering:
     def __init__(
-        self, gates: frozenset[str], angles: Angles, *, keep_idling: bool, stores: bool
+        self,
+        gates: frozenset[str],
+        angles: Angles,
+        *,
+        keep_idling: bool,
+        keep_labels: bool,
+        stores: bool,
     ) -> None:
         self.steps: list[Step] = []
         self._gates = gates
         self._angles = angles
         self._keep_idling = keep_idling
+        self._keep_labels = keep_labels
         self._stores = stores
         self._labels = count()
 
@@ -158,7 +175,8 @@ class _Lowering:
             return
         qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
         values = tuple(_angle(param, scope.bindings, self._angles) for param in params)
-        self.steps.append(Step(name, qubits, params=values))
+        label = instruction.label if self._keep_labels else None
+        self.steps.append(Step(name, qubits, params=values, label=label))
 
     def _other(self, instruction: CircuitInstruction, scope: _Scope) -> None:
         operation = instruction.operation
@@ -191,12 +209,14 @@ class _Lowering:
     def _delay(self, instruction: CircuitInstruction, operation: Delay, scope: _Scope) -> None:
         qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
         duration = _angle(operation.duration, scope.bindings, self._angles)
-        self.steps.append(Step(DELAY, qubits, params=(duration, operation.unit)))
+        label = (operation.label or DELAY) if self._keep_labels else None
+        self.steps.append(Step(DELAY, qubits, params=(duration, operation.unit), label=label))
 
     def _store(self, operation: Store, scope: _Scope) -> None:
         if not self._stores:
             message = (
-                "the circuit assigns to classical variables or bits, which cannot be simulated here"
+                "the circuit assigns to classical variables or bits, which cannot be simulated "
+                "with noise; run it on a backend …@aer"
             )
             raise ExecutionError(message, operation=operation.name)
         target = Expression(operation.lvalue, scope.clbits)

@@ -144,7 +144,7 @@ class _Branch:
     place: int = 0
     #: classical bits, bit ``i`` is clbit ``i``.
     bits: int = 0
-    variables: dict[expr.Var, int] = field(default_factory=dict)
+    variables: dict[expr.Var, float] = field(default_factory=dict)
     #: its state; None: |0…0>.
     kept: Kept | None = None
 
@@ -259,12 +259,12 @@ def _store(branch: _Branch, step: Step) -> None:
     value = source.value(branch.bits, branch.variables)
     named = target.node
     if isinstance(named, expr.Index):
-        bit = Expression(named.index, target.clbits).value(branch.bits, branch.variables)
-        whole = Expression(named.target, target.clbits).value(branch.bits, branch.variables)
-        value = whole & ~(1 << bit) | (value & 1) << bit
+        bit = int(Expression(named.index, target.clbits).value(branch.bits, branch.variables))
+        whole = int(Expression(named.target, target.clbits).value(branch.bits, branch.variables))
+        value = whole & ~(1 << bit) | (int(value) & 1) << bit
         named = named.target
     if named.standalone:
         branch.variables[named] = value
         return
     for index, clbit in enumerate(step.clbits):
-        branch.bits = branch.bits & ~(1 << clbit) | (value >> index & 1) << clbit
+        branch.bits = branch.bits & ~(1 << clbit) | (int(value) >> index & 1) << clbit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,10 +35,10 @@ class TwirledSamplerRun:
         circuit, _ = noise.conforming(pub.circuit)
         narrow, kept = narrowed(circuit, ())
         twirled = boxed(narrow, twirling, reads=False)
-        self._randomizations, shots = twirling.split(pub.shots)
+        self._randomizations, self._shots_each = twirling.split(pub.shots)
         item = twirled.item(pub.parameter_values, (self._randomizations, *pub.shape))
         item = conformed(item, noise, kept, circuit.num_qubits)
-        self._run = ItemRun(item, shots=shots, noise=None)
+        self._run = ItemRun(item, shots=self._shots_each, noise=None)
 
     @property
     def result_bytes(self) -> int:
@@ -67,7 +68,7 @@ class TwirledSamplerRun:
         result = SamplerPubResult(
             shape=pub.shape,
             registers=registers,
-            span=outcome.span,
+            span=replace(outcome.span, twirls=(self._randomizations, self._shots_each)),
             metadata={
                 "circuit_metadata": pub.circuit.metadata or {},
                 "num_randomizations": self._randomizations,

@@ -1,8 +1,9 @@
 """What goes wrong on a device? The noise that its recorded properties stand for.
 
-It is the model of Aer's ``NoiseModel.from_backend``: relaxation over the length of every operation,
-then as much depolarisation as the gate's error asks for, and readout errors. Aer makes it for the
-whole device, which takes 6 s for 127 qubits; here an error is made when a circuit first needs it.
+It is the model that Aer makes of recorded properties, as the client's local mode does: relaxation
+over the length of every operation, then as much depolarisation as the gate's error asks for, and
+readout errors of 0 and of 1. Aer makes it for the whole device, which takes 6 s for 127 qubits;
+here an error is made when a circuit first needs it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import msgspec
 from qiskit.circuit import Delay, Parameter
 from qiskit.circuit.library import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
-from qiskit_aer.noise import NoiseModel
-from qiskit_aer.noise.device import basic_device_gate_errors, basic_device_readout_errors
+from qiskit_aer.noise import NoiseModel, ReadoutError
+from qiskit_aer.noise.device import basic_device_gate_errors
 
 from app.errors import ExecutionError, InvalidProgram
 from app.executors.circuits.lowering import DELAY, delay_label
@@ -24,7 +25,7 @@ from app.executors.noise.model import conformed
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
-    from qiskit_aer.noise import QuantumError, ReadoutError
+    from qiskit_aer.noise import QuantumError
 
     from app.executors.circuits.reduction import Reduced
     from app.executors.observables import Rotations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 #: Models that are kept; one holds a few kB for every gate that its circuit has.
 _KEPT_MODELS = 16
 _MEASURE = "measure"
+#: Properties of a qubit: how likely a reading is wrong.
+_READ_1_IN_0 = "prob_meas1_prep0"
+_READ_0_IN_1 = "prob_meas0_prep1"
 #: What circuits may hold besides gates and blocks.
 _NO_GATES = frozenset(
     (_MEASURE, "reset", "delay", "barrier", "store", "break_loop", "continue_loop")
@@ -93,6 +97,8 @@ class _Configuration(msgspec.Struct):
 
 class DeviceNoise:
     """The noise of one recorded device."""
+
+    knows_labels = False
 
     def __init__(self, *, name: str, recording: DeviceFiles) -> None:
         """Read what the device ``name`` said of itself."""
@@ -205,11 +211,16 @@ class DeviceNoise:
 
     def _make_readout(self, qubit: int) -> ReadoutError | None:
         recorded = self._qubits[qubit]
-        if "readout_error" not in recorded:
+        # Read in 1, most devices are wrong more often than in 0; ``readout_error`` is the mean.
+        if _READ_1_IN_0 in recorded and _READ_0_IN_1 in recorded:
+            wrong = recorded[_READ_1_IN_0].value, recorded[_READ_0_IN_1].value
+        elif "readout_error" in recorded:
+            wrong = recorded["readout_error"].value, recorded["readout_error"].value
+        else:
             return None
-        properties = InstructionProperties(error=recorded["readout_error"].value)
-        errors = basic_device_readout_errors(target=self._target(_MEASURE, (qubit,), properties))
-        return errors[0][1]
+        if not any(wrong):
+            return None
+        return ReadoutError([[1 - wrong[0], wrong[0]], [wrong[1], 1 - wrong[1]]])
 
     def _target(
         self, name: str, qubits: tuple[int, ...], properties: InstructionProperties

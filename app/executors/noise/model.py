@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.executors.circuits.reduction import Reduced
     from app.executors.observables import Rotations
 
+_PAULIS = {"id": "I", "x": "X", "y": "Y", "z": "Z"}
 #: what Qiskit raises at values that make no sense to it.
 _REFUSALS = (QiskitError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -29,6 +30,8 @@ class Noise(Protocol):
 
     #: where it comes from, in words.
     source: str
+    #: whether errors belong to the label of a gate instead of its name, where it has one.
+    knows_labels: bool
     #: option of it that some circuit did not allow → why; grows with ``conforming``.
     unmet: dict[str, str]
 
@@ -57,6 +60,7 @@ class SentNoise:
     """A noise model that the caller sent; its errors may belong to certain qubits."""
 
     source = "options.simulator.noise_model"
+    knows_labels = True
     rotations = ROTATIONS
 
     def __init__(
@@ -81,6 +85,7 @@ class SentNoise:
         self.unmet: dict[str, str] = {}
         self._models: dict[tuple[int, ...], NoiseModel] = {}
         try:
+            self._errors = [_paulis_named(error) for error in self._errors]
             _model(self._errors)
             # Places of errors are read here, too.
             self._renumbered(())
@@ -165,6 +170,25 @@ def conformed(
     if conforming.layout is None:
         return conforming, None
     return conforming, conforming.layout.final_index_layout()
+
+
+def _paulis_named(error: Any) -> Any:
+    """Write X, Y, Z and I in an error as ``pauli``.
+
+    Aer's reader makes matrices of them, which no stabilizer tableau runs.
+    """
+    if "instructions" not in error:
+        return error
+    circuits = [
+        [
+            {"name": "pauli", "qubits": operation["qubits"], "params": [_PAULIS[operation["name"]]]}
+            if operation["name"] in _PAULIS
+            else operation
+            for operation in circuit
+        ]
+        for circuit in error["instructions"]
+    ]
+    return {**error, "instructions": circuits}
 
 
 def _model(errors: list[Any]) -> NoiseModel:

@@ -40,6 +40,8 @@ _OLDEST = 13
 _RESERVED = re.compile(rb"__\w+__")
 _KEYS = frozenset((b"__type__", b"__value__", b"__module__", b"__class__"))
 _MESSAGE_CHARS = 200
+#: What Qiskit 2.6 says where it reads such a delay; every version of QPY loses the unit.
+_UNIT_LOST = "Unknown unit expr"
 #: Namespace of the annotations that boxes of a quantum program may have → what makes their reader.
 ANNOTATIONS = {"samplomatic": AnnotationSerializer}
 
@@ -170,6 +172,11 @@ def _readable(node: Node) -> Iterator[None]:
         # Errors of the reader go on with a backtrace in colours, quoted.
         why = re.split(r"\n|\\n", str(exc), maxsplit=1)[0].strip("\"': ")[:_MESSAGE_CHARS]
         message = f"Qiskit cannot read this circuit: {type(exc).__name__}: {why}"
+        if _UNIT_LOST in why:
+            message = (
+                "a delay whose length is a parameter has lost its unit: Qiskit does not write it; "
+                "assign the parameter before the circuit is submitted"
+            )
         raise node.refused("circuit", message) from exc
 
 

@@ -25,7 +25,7 @@ def encode_primitive_result(result: PrimitiveResult) -> bytes:
     """The document of ``GET /jobs/{id}/results``."""
     metadata = {**result.result_metadata, "provenance": result.metadata}
     spans = [
-        _double_slice_span(index, pub, pub.span)
+        _span(index, pub, pub.span)
         for index, pub in enumerate(result.pub_results)
         if isinstance(pub, SamplerPubResult) and pub.span is not None
     ]
@@ -67,16 +67,27 @@ def _bit_array(samples: RegisterSamples) -> dict[str, Any]:
     return _typed("BitArray", {"array": encode_array(samples.array), "num_bits": samples.num_bits})
 
 
-def _double_slice_span(index: int, pub: SamplerPubResult, span: ExecutionSpan) -> dict[str, Any]:
-    """All parameter sets and shots of a pub: ``[shape, first set, end, first shot, end]``."""
+def _span(index: int, pub: SamplerPubResult, span: ExecutionSpan) -> dict[str, Any]:
+    """All parameter sets and shots of a pub: ``[shape, first set, end, first shot, end]``.
+
+    If it was twirled, the randomizations are the first axis, the shots those of each, and
+    ``[shape, True, first, end, first shot, end, shots of the pub]`` says so.
+    """
     shots = next((samples.array.shape[-2] for samples in pub.registers.values()), 0)
-    slices = [[*pub.shape, shots], 0, math.prod(pub.shape), 0, shots]
+    slices: list[Any]
+    if span.twirls is None:
+        kind, slices = "DoubleSliceSpan", [[*pub.shape, shots], 0, math.prod(pub.shape), 0, shots]
+    else:
+        randomizations, each = span.twirls
+        sets = randomizations * math.prod(pub.shape)
+        slices = [[randomizations, *pub.shape, each], True, 0, sets, 0, each, shots]
+        kind = "TwirledSliceSpanV2"
     value = {
         "start": _datetime(span.started),
         "stop": _datetime(span.finished),
         "data_slices": {str(index): slices},
     }
-    return _typed("DoubleSliceSpan", value)
+    return _typed(kind, value)
 
 
 def _datetime(time: datetime) -> dict[str, Any]:
