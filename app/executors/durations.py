@@ -152,7 +152,7 @@ def require_time(estimate_s: float | None, allowed_s: float, *, what: str) -> No
     message = (
         f"{what} would take about {_duration(estimate_s)}; this job is stopped before "
         f"{_duration(allowed_s)}. Use fewer qubits, gates, shots or parameter sets, measure at the "
-        "end only, or ask for a longer limit (max_execution_time)."
+        "end only, or ask for a longer limit (max_execution_time) where the service allows one."
     )
     raise ProgramTooLarge(message, needed_s=round(min(estimate_s, 1e15)), allowed_s=allowed_s)
 
