@@ -141,7 +141,7 @@ def _shots(program: _Simulated) -> int:
 
 
 def _steps(circuit: QuantumCircuit, *, estimated: bool) -> list[Step]:
-    steps = lower(circuit, STATEVECTOR_GATES, Angles(circuit.parameters))
+    steps = lower(circuit, STATEVECTOR_GATES, Angles(circuit.parameters), stores=True)
     if not estimated:
         return steps
     # Observables may read any qubit; an idle one costs nothing.

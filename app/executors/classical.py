@@ -29,7 +29,7 @@ class ClassicalCore:
 
     def __init__(self, *, aer: Controller, resources: Resources) -> None:
         self._aer = aer
-        self._own = EngineCore(NumpyEngine(resources=resources))
+        self._resources = resources
 
     def probabilities(self, run: Run, qubits: Sequence[int]) -> npt.NDArray[np.float64]:
         """Probabilities of the outcomes of ``qubits``, the first the least significant bit."""
@@ -50,7 +50,8 @@ class ClassicalCore:
         """
         # Noise is Aer's: what it cannot evaluate then is refused.
         if run.noise is None and any(map(_computes, run.steps)):
-            return self._own.counts(run, shots=shots, memory=memory, readout=readout)
+            own = EngineCore(NumpyEngine(resources=self._resources))
+            return own.counts(run, shots=shots, memory=memory, readout=readout)
         return self._aer.counts(run, shots=shots, memory=memory, readout=readout)
 
 

@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qiskit_aer.backends.backend_utils import cpp_execute_circuits
+from qiskit_aer.backends.backend_utils import LIBRARY_DIR
 from qiskit_aer.backends.controller_wrappers import AerCircuit, AerConfig, aer_controller_execute
 
 from app.errors import ExecutionError, ProgramTooLarge
 from app.executors.circuits.conditions import BitsEqual, Expression
-from app.executors.circuits.lowering import DELAY, JUMP, MARK, MEASURE, RESET, Step, delay_label
+from app.executors.circuits.lowering import (
+    DELAY,
+    INITIALIZE,
+    JUMP,
+    MARK,
+    MEASURE,
+    RESET,
+    Step,
+    delay_label,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
 _ALWAYS = -1
 _PROBABILITIES = "probabilities"
 _STATE = "state"
+#: Noise models that are kept as the core reads them; the largest has some 100 kB.
+_KEPT_DOCUMENTS = 16
 #: parts of Aer's status texts that mean it ran out of memory.
 _OUT_OF_MEMORY = ("Insufficient memory", "Cannot allocate memory", "bad_alloc")
 
@@ -55,6 +66,7 @@ class Controller:
         self._threads = threads
         self._memory_mb = max(1, memory_bytes >> 20)
         self._mps_threshold = mps_threshold
+        self._documents: dict[int, tuple[NoiseModel, dict[str, Any]]] = {}
 
     def probabilities(self, run: Run, qubits: Sequence[int]) -> npt.NDArray[np.float64]:
         """Probabilities of the outcomes of ``qubits``, the first the least significant bit.
@@ -95,11 +107,23 @@ class Controller:
         config = self._config(run)
         config.shots = shots
         config.memory_slots = circuit.num_memory
-        output = cpp_execute_circuits(self._controller, [circuit], run.noise, config)
+        config.library_dir = LIBRARY_DIR
+        noise = {} if run.noise is None else self._document(run.noise)
+        output = self._controller.execute([circuit], noise, config)
         if not output["success"]:
             raise _failure(output["status"])
         data: dict[str, Any] = output["results"][0]["data"]
         return data
+
+    def _document(self, noise: NoiseModel) -> dict[str, Any]:
+        """Write a noise model out for the core: 10 ms, half of the run of a twirled circuit."""
+        kept = self._documents.get(id(noise))
+        if kept is None or kept[0] is not noise:
+            if len(self._documents) == _KEPT_DOCUMENTS:
+                del self._documents[next(iter(self._documents))]
+            # The model is kept too, so that no other gets its id.
+            kept = self._documents[id(noise)] = noise, noise.to_dict(serializable=True)
+        return kept[1]
 
     def _config(self, run: Run) -> AerConfig:
         config = AerConfig()
@@ -139,6 +163,8 @@ def _circuit(run: Run, *, memory: int) -> AerCircuit:
             _jump(circuit, step, everywhere, flag=memory)
         elif step.name == MARK:
             circuit.mark(everywhere, step.params)
+        elif step.name == INITIALIZE:
+            circuit.initialize(step.qubits, step.params[0])
         elif step.name == "unitary":
             label = step.label or step.name
             circuit.unitary(step.qubits, step.params[0], _ALWAYS, None, label)

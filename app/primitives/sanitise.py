@@ -142,7 +142,11 @@ class _Sanitiser:
             raise Rejected("operation", message)
         definition = operation.definition
         if definition is None:
-            raise Rejected("operation", f"operation {operation.name[:64]!r} has no definition")
+            message = (
+                f"operation {operation.name[:64]!r} has no definition; if it is one of Qiskit's, "
+                "transpile the circuit for the backend before it is submitted"
+            )
+            raise Rejected("operation", message)
         seen = self._seen.get(id(definition))
         if seen is None:
             unbound = set(definition.parameters) - self._parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +25,8 @@ class Stutter:
     """While it is on, every script is run twice, as when its first answer was lost."""
 
     on: bool = False
+    #: what workers have sent: how to send it once more, and the script's digest first.
+    sent: list[tuple[Callable[..., object], tuple[Any, ...]]] = field(default_factory=list)
 
     def of_gateway(self, client: Any) -> Any:
         once = client.evalsha
@@ -41,6 +43,7 @@ class Stutter:
         once = client.evalsha
 
         def evalsha(*args: Any) -> Any:
+            self.sent.append((once, args))
             if self.on:
                 once(*args)
             return once(*args)

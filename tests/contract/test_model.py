@@ -180,6 +180,7 @@ class Walk:
             self.give_back: 5,
             self.hand_over: 10,
             self.haunt: 4,
+            self.echo: 2,
             self.beat: 8,
             self.reap: 6,
             self.leave: 0.5,
@@ -827,6 +828,32 @@ class Walk:
         assert worker.beat(report=self._report(place[0]), busy=[named]) == (named,)
         now = Ledger.of(self.raw)
         assert now.zsets.get("leases") == was.zsets.get("leases")
+
+    def echo(self) -> None:
+        """What a worker has sent arrives again, late: on another connection it has overtaken itself.
+
+        Not `next`, which would claim for a slot that has long gone on.
+        """
+        late = {
+            script.sha
+            for worker in self.workers.values()
+            for script in (
+                worker._lost,
+                worker._hand_over,
+                worker._beat,
+                worker._reap,
+                worker._keep,
+            )
+        }
+        sent = [known for known in self.stutter.sent[-40:] if known[1][0] in late]
+        known = self.pick(sent)
+        if known is None:
+            return
+        again, args = known
+        self.note(str(args[2:6]))
+        again(*args)
+        if args[0] == self.workers["w1"]._reap.sha:
+            self.quota_changed = False
 
     def give_back(self) -> None:
         place = self.pick(self.told.running)

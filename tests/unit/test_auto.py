@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
+from qiskit.circuit.classical import expr
 
 from app.executors.auto import choose
 from app.primitives.programs import (
@@ -51,6 +52,12 @@ def chain(
     return circuit
 
 
+def assigning() -> QuantumCircuit:
+    circuit = chain(3, dynamic=True)
+    circuit.store(circuit.clbits[0], expr.logic_not(circuit.clbits[3]))
+    return circuit
+
+
 def task(circuit: QuantumCircuit) -> Program:
     return QasmProgram(circuit=circuit, shots=1000)
 
@@ -67,6 +74,7 @@ def task(circuit: QuantumCircuit) -> Program:
         (task(chain(34)), SIMULATOR, GPUS, "aer", "34 qubits .* more than the 33"),
         (task(chain(24, clifford=True)), SIMULATOR, GPUS, "aer", "only Clifford gates"),
         (task(chain(20, dynamic=True)), SIMULATOR, GPUS, "aer", "acted on again, 1000 times"),
+        (task(assigning()), SIMULATOR, GPUS, "aer", "acted on again, 1000 times"),
         (task(chain(24)), MANILA, GPUS, "noisy", "fake_manila has recorded noise"),
         (
             task(chain(3)),

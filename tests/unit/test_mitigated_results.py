@@ -21,6 +21,7 @@ from qiskit_ibm_runtime import RuntimeDecoder
 from qiskit_ibm_runtime.decoders.executor_estimator.post_processor_v0_1 import (
     estimator_v2_post_processor_v0_1,
 )
+from qiskit_ibm_runtime.execution_span import TwirledSliceSpanV2
 from qiskit_ibm_runtime.executor_estimator.prepare import prepare
 from qiskit_ibm_runtime.options_models import EstimatorOptions
 from qiskit_ibm_runtime.results import QuantumProgramItemResult, QuantumProgramResult
@@ -66,6 +67,10 @@ def test_a_twirled_sampler_is_decoded_by_the_client() -> None:
     pub = decoded(result)[0]
     assert pub.metadata["num_randomizations"] == 4
     assert pub.join_data().num_shots == 123
+    (span,) = decoded(result).metadata["execution"]["execution_spans"]
+    assert isinstance(span, TwirledSliceSpanV2)
+    assert span.mask(0).shape == (*pub.data.shape, 123)
+    assert span.mask(0).all()
     named = result.metadata["options_without_effect"]
     assert isinstance(named, dict)
     assert {path.partition(".")[0] for path in named} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from ibm_quantum_schemas.sampler import version_0_1 as sampler_schemas
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit_ibm_runtime import RuntimeDecoder
+from qiskit_ibm_runtime.execution_span import TwirledSliceSpanV2
 
 from app.primitives.codec import decode_program, encode_result
 from app.primitives.programs import (
@@ -79,6 +81,19 @@ def test_the_result_says_when_each_pub_ran() -> None:
     assert second.mask(1).all()
     assert (first.size, second.size) == (10, 60)
     assert metadata["version"] == 2
+
+
+def test_the_span_of_a_twirled_pub_says_how_its_shots_are_split() -> None:
+    span = ExecutionSpan(started=STARTED, finished=FINISHED, twirls=(4, 6))
+    pub = replace(sampled(c=register(2, 3, 20)), span=span)
+
+    metadata = decoded(PrimitiveResult(pub_results=(pub,))).metadata
+
+    (span,) = metadata["execution"]["execution_spans"]
+    assert isinstance(span, TwirledSliceSpanV2)
+    # Four randomizations of six shots are four more than the pub has.
+    assert span.mask(0).shape == (3, 20)
+    assert span.mask(0).all()
 
 
 def test_the_result_says_what_ran() -> None:

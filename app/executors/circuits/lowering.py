@@ -15,6 +15,7 @@ from itertools import count
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from qiskit.circuit import (
     CASE_DEFAULT,
     AnnotatedOperation,
@@ -36,7 +37,7 @@ from qiskit.circuit import (
 )
 from qiskit.circuit.classical import expr
 from qiskit.circuit.exceptions import CircuitError
-from qiskit.circuit.library import MCPhaseGate, MCXGate, UnitaryGate
+from qiskit.circuit.library import Initialize, MCPhaseGate, MCXGate, UnitaryGate
 from qiskit.transpiler.passes import HighLevelSynthesis
 
 from app.errors import ExecutionError
@@ -46,6 +47,7 @@ from app.executors.circuits.conditions import Condition, Expression, bits_equal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy.typing as npt
     from qiskit.circuit import (
         CircuitInstruction,
         ClassicalRegister,
@@ -61,6 +63,7 @@ _NATIVE_CLASSES = {"mcx": MCXGate, "mcphase": MCPhaseGate, "unitary": UnitaryGat
 MEASURE = "measure"
 RESET = "reset"
 DELAY = "delay"
+INITIALIZE = "initialize"
 JUMP = "jump"
 MARK = "mark"
 STORE = "store"
@@ -69,11 +72,13 @@ STORE = "store"
 class Step(NamedTuple):
     """One operation in Aer's vocabulary; its bits are indices into the whole circuit."""
 
-    #: gate name, or one of ``MEASURE``, ``RESET``, ``DELAY``, ``JUMP``, ``MARK``, ``STORE``.
+    #: gate name, or one of ``MEASURE``, ``RESET``, ``DELAY``, ``INITIALIZE``, ``JUMP``, ``MARK``,
+    #: ``STORE``.
     name: str
     qubits: tuple[int, ...] = ()
     clbits: tuple[int, ...] = ()
-    #: angles, or slots of them; the matrix of a ``unitary``; the label of a jump or mark; the
+    #: angles, or slots of them; the matrix of a ``unitary``; the amplitudes of an initialize, shape
+    #: ``(2 ** qubits,)``; the label of a jump or mark; the
     #: length of a delay, and its unit; where a store writes, and what, both as ``Expression``.
     params: tuple[Any, ...] = ()
     #: of a jump: taken only if it holds.
@@ -122,7 +127,8 @@ def lower(
         angles: where angles that depend on parameters get their slots; without it, a parameter
             has no value.
         keep_idling: whether ``id`` gates and delays are kept, because they are noisy.
-        keep_labels: whether noise knows a gate by its label, where it has one.
+        keep_labels: whether noise knows a gate by its label, where it has one, and an
+            ``initialize`` as a whole.
         stores: whether assignments to classical variables may appear; otherwise they are refused.
 
     Raises:
@@ -201,6 +207,10 @@ class _Lowering:
             self._control_flow(instruction, operation, scope)
         elif isinstance(operation, Store):
             self._store(operation, scope)
+        elif self._keep_labels and (amplitudes := _amplitudes(operation)) is not None:
+            # To Aer it is one operation, and the errors of gates are not in it.
+            qubits = tuple(scope.qubits[qubit] for qubit in instruction.qubits)
+            self.steps.append(Step(INITIALIZE, qubits, params=(amplitudes,)))
         elif self._is_native(operation):
             self._gate(operation.name, instruction, operation.params, scope)
         else:
@@ -385,6 +395,16 @@ def _angle(param: Any, bindings: Mapping[Parameter, float], angles: Angles) -> A
     if not isfinite(value):
         raise ExecutionError("an angle is not a finite number for every turn of its loop")
     return value
+
+
+def _amplitudes(operation: Operation) -> npt.NDArray[np.complex128] | None:
+    """Give the state that an ``initialize`` is written with; None if it is written otherwise."""
+    if not isinstance(operation, Initialize):
+        return None
+    params = operation.params
+    if len(params) != 2**operation.num_qubits or any(isinstance(each, str) for each in params):
+        return None
+    return np.array(params, dtype=np.complex128)
 
 
 def _condition(condition: expr.Expr | tuple[Any, int], scope: _Scope) -> Condition:
