@@ -258,15 +258,6 @@ SCHEMA: tuple[Key, ...] = (
         type="set",
         content="kombu's own: those of them that stay",
     ),
-    Key(
-        pattern="unacked",
-        type="hash",
-        content="kombu's own: delivered wake-ups not acknowledged yet",
-    ),
-    Key(pattern="unacked_index", type="zset", content="kombu's own: when those were delivered"),
-    Key(
-        pattern="unacked_mutex", type="string", content="kombu's own: lock of its clean-up; expires"
-    ),
 )
 
 #: Channel on which the id of every job that becomes final is published.

@@ -53,6 +53,8 @@ WATCHED, RECENT = 20, 100
 #: Violations that a table shows.
 MARKED = 20
 LIMITS = Limits(max_attempts=5, max_crashes=3)
+#: What is shown of the log of a worker that did not drain.
+LOG_CHARS = 6000
 #: Keys that speak of jobs which are queued or run.
 ACTIVE_KEYS = ("ready:*", "arrivals:*", "held:*", "leases", "handed_over*", "jobs:*:state:pending")
 
@@ -408,7 +410,9 @@ class Campaign:
         self._proxy.heal()
         for worker in self._leaving:
             # Frozen or cut off while it drained, it may need its lease's time and more.
-            assert worker.wait(60) == 0, f"worker {worker.pid} did not end well"
+            status = worker.wait(60)
+            log = self._fleet.logs[worker.pid].read_text(errors="replace")
+            assert status == 0, f"a worker that drained ended with {status}:\n{log[-LOG_CHARS:]}"
 
     def _victim(self) -> subprocess.Popen[bytes] | None:
         """A worker that serves; rather one that computes."""
@@ -590,6 +594,5 @@ class Campaign:
                     if word == "jobs_requeued_total":
                         row = f"{row}: {label}"
                     found[row] = found.get(row, 0) + int(value)
-            found["wake-ups never acknowledged"] = client.hlen("unacked")
         del found["given back"]
         return found

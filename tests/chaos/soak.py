@@ -44,8 +44,8 @@ KEPT = frozenset(
         *("workers", "worker:{worker}", "clock:{executor}", "service:{executor}"),
         *("usage:{owner}:{instance}", "_kombu.binding.{exchange}", "handed_over"),
         "_kombu.binding_permanent.{exchange}",
-        # Messages that name no job, and those that a killed worker did not acknowledge.
-        *("{executor}", "unacked", "unacked_index", "unacked_mutex"),
+        # Messages that name no job.
+        "{executor}",
     )
 )
 

@@ -55,8 +55,26 @@ def test_a_wakeup_names_no_job(app: Celery) -> None:
 
 
 def test_names_of_keys_are_reserved() -> None:
-    assert {"leases", "stats", "workers", "unacked"} <= RESERVED
+    assert {"leases", "stats", "workers"} <= RESERVED
     assert "aer" not in RESERVED
+
+
+def test_a_wakeup_leaves_nothing_and_needs_no_connection_once_it_is_taken(
+    app: Celery, redis_url: str
+) -> None:
+    """kombu's own acknowledgement ends a worker whose connection went after the message came."""
+    taken = []
+    with redis.Redis.from_url(redis_url) as client, app.connection_for_read() as connection:
+        client.lpush("aer", wakeup(app, "aer").replace("@UNIQUE@", "1"))
+        consumer = connection.Consumer([queue("aer")], callbacks=[lambda _, it: taken.append(it)])
+        with consumer:
+            connection.drain_events(timeout=5)
+        keys = {key.decode() for key in client.scan_iter("*")}
+    (message,) = taken
+
+    message.ack()
+
+    assert {key for key in keys if not key.startswith("_kombu")} == set()
 
 
 def test_a_worker_looks_for_its_broker_at_a_steady_pace() -> None:
