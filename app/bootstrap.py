@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from app.drivers.server import DriverManager
     from app.executors import Resources
     from app.executors.engines.probe import Survey
+    from app.oversight import Oversight
     from app.runner import Runner, Sandbox
     from app.sandbox.pool import SandboxPool
     from app.sweeper import Sweeper
@@ -134,6 +135,30 @@ async def open_keys(settings: Settings, url: str) -> AsyncIterator[KeyStore]:
     client = connect_gateway(url)
     try:
         yield build_keys(settings, client)
+    finally:
+        await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_oversight(settings: Settings, url: str) -> AsyncIterator[Oversight]:
+    """Everybody's jobs, for a command that ends soon."""
+    from app.backends.catalog import Catalog
+    from app.oversight import Oversight
+
+    client = connect_gateway(url)
+    try:
+        yield Oversight(
+            client=client,
+            dispatcher=build_dispatcher(
+                settings.model_copy(update={"redis_url": url}),
+                client=client,
+                events=JobEvents(client=client),
+                catalog=Catalog.load(
+                    aliases=settings.aliases, max_qubits=settings.simulator_qubits
+                ),
+            ),
+            keys=build_keys(settings, client),
+        )
     finally:
         await client.aclose()
 

@@ -613,7 +613,7 @@ async def _keys() -> AsyncIterator[KeyStore]:
 @contextlib.asynccontextmanager
 async def _oversight() -> AsyncIterator[Oversight]:
     """Everybody's jobs, in the same Redis."""
-    from app.oversight import open_oversight
+    from app.bootstrap import open_oversight
 
     settings = _settings()
     async with open_oversight(settings, _redis_url(settings)) as oversight:

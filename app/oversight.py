@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.auth.principal import LOCAL, Principal
 from app.auth.store import ADMIN
-from app.backends.catalog import Catalog
-from app.bootstrap import build_dispatcher, build_keys
 from app.errors import JobNotFound
-from app.jobs.connection import connect_gateway, translated
-from app.jobs.events import JobEvents
+from app.jobs.connection import translated
 from app.jobs.job import JobFilter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import redis.asyncio
 
     from app.auth.instances import Instance
     from app.auth.store import KeyStore
-    from app.config import Settings
     from app.dispatcher import Dispatcher
     from app.jobs.job import Job, WorkerReport
     from app.jobs.snapshot import Snapshot, Usage
@@ -169,33 +162,6 @@ class Oversight:
             raise JobNotFound(message)
         owner, _, instance = scope.decode().partition(":")
         return Principal(owner=owner, instance=instance)
-
-
-@contextlib.asynccontextmanager
-async def open_oversight(settings: Settings, url: str) -> AsyncIterator[Oversight]:
-    """Everybody's jobs, for a command that ends soon.
-
-    Args:
-        settings: those of the service.
-        url: where its Redis is, whatever they say.
-    """
-    settings = settings.model_copy(update={"redis_url": url})
-    client = connect_gateway(url)
-    try:
-        yield Oversight(
-            client=client,
-            dispatcher=build_dispatcher(
-                settings,
-                client=client,
-                events=JobEvents(client=client),
-                catalog=Catalog.load(
-                    aliases=settings.aliases, max_qubits=settings.simulator_qubits
-                ),
-            ),
-            keys=build_keys(settings, client),
-        )
-    finally:
-        await client.aclose()
 
 
 def _principal_of(instance: Instance) -> Principal:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.executors.circuits.lowering import DELAY
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from app.executors.circuits.lowering import Step
 
-_NO_CHANGE = frozenset(("id", "delay", "x", "y", "z"))
+_NO_CHANGE = frozenset(("id", DELAY, "x", "y", "z"))
 #: Bits of outcomes and generators that are held at once.
 _BITS_AT_ONCE = 2**21
 

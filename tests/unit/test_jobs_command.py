@@ -11,12 +11,11 @@ import pytest
 
 from app import cli, oversight
 from app.auth.principal import Principal
-from app.bootstrap import open_keys
+from app.bootstrap import open_keys, open_oversight
 from app.config import Settings
 from app.jobs.claims import Claim, ClaimStore, Finish
 from app.jobs.connection import connect_worker
 from app.jobs.job import Failure, JobStatus, Submission, WorkerReport
-from app.oversight import open_oversight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
