@@ -283,7 +283,8 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
     ) -> AsyncIterator[Any]:
         """What becomes of a job, up to its end."""
         call = _Call.of(context)
-        events: asyncio.Queue[pb.ExecutionEvent | None] = asyncio.Queue(maxsize=16)
+        # A job changes its state a few times for each of its attempts: few events.
+        events: asyncio.Queue[pb.ExecutionEvent | None] = asyncio.Queue()
 
         async def answer(call: _Call) -> None:
             principal = await self._principal(call)
@@ -293,30 +294,25 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 job = await self._submit(principal, request.execute, call, context.time_remaining())
             else:
                 job = await self._job(principal, request.job_id)
-            await self._follow(principal, job, request.after_sequence, call, events.put)
+            await self._follow(principal, job, request.after_sequence, call, events.put_nowait)
 
-        async def run() -> None:
+        async def follow() -> grpc.Status | None:
             try:
-                await self._answered("StreamExecution", context, answer, call=call)
+                _, status = await self._outcome("StreamExecution", call, answer)
+                return status
             finally:
-                with contextlib.suppress(asyncio.QueueFull):
-                    events.put_nowait(None)
+                events.put_nowait(None)
 
-        task = asyncio.create_task(run())
+        following = asyncio.create_task(follow())
         try:
-            while True:
-                getting = asyncio.ensure_future(events.get())
-                await asyncio.wait({getting, task}, return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done() and events.empty():
-                    getting.cancel()
-                    break
-                event = await getting
-                if event is None:
-                    break
+            while (event := await events.get()) is not None:
                 yield event
-            await task
+            status = await following
         finally:
-            task.cancel()
+            following.cancel()
+        # Not before the last event has been sent: a call that is aborted meanwhile never ends.
+        if status is not None:
+            await _abort(context, status)
 
     # --- drivers ------------------------------------------------------------------------------
 
@@ -385,13 +381,25 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         self,
         operation: str,
         context: Context,
-        answer: Callable[[_Call], Awaitable[Any]],
+        answer: Callable[[_Call], Awaitable[Answer]],
         *,
         device: str = "",
-        call: _Call | None = None,
-    ) -> Any:
-        """Answer, with a span, a log context, a count, and every failure as a status."""
-        call = call or _Call.of(context)
+    ) -> Answer | None:
+        """Answer; a failure aborts the call with its status."""
+        answered, status = await self._outcome(operation, _Call.of(context), answer, device=device)
+        if status is not None:
+            await _abort(context, status)
+        return answered
+
+    async def _outcome(
+        self,
+        operation: str,
+        call: _Call,
+        answer: Callable[[_Call], Awaitable[Answer]],
+        *,
+        device: str = "",
+    ) -> tuple[Answer, None] | tuple[None, grpc.Status]:
+        """The answer or the status of its failure, with a span, a log context and a count."""
         began = time.monotonic()
         outcome = "ok"
         driver = self._driver_name(device)
@@ -401,29 +409,26 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         try:
             with server_span(f"drivers/{operation}", call.metadata) as traceparent:
                 structlog.contextvars.bind_contextvars(trace_id=trace_id_of(traceparent))
-                return await answer(replace(call, traceparent=traceparent))
+                return await answer(replace(call, traceparent=traceparent)), None
         except _Ended as exc:
             outcome = exc.status.code.name.lower()
-            await _abort(context, exc.status)
+            return None, exc.status
         except ServiceError as exc:
             outcome = exc.code
-            await _abort(context, status_of_error(exc, correlation_id=call.correlation_id))
+            return None, status_of_error(exc, correlation_id=call.correlation_id)
         except asyncio.CancelledError:
             outcome = "cancelled"
-            raise
-        except grpc.aio.AbortError:
             raise
         except Exception:
             outcome = "internal"
             log.exception("call_failed", operation=operation)
-            status = status_of(
+            return None, status_of(
                 code=grpc.StatusCode.INTERNAL,
                 reason="internal_error",
                 message="the driver manager failed; its log has the reason",
                 remedy="tell the operator the correlation id",
                 correlation_id=call.correlation_id,
             )
-            await _abort(context, status)
         finally:
             structlog.contextvars.clear_contextvars()
             duration_s = time.monotonic() - began
@@ -589,7 +594,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         job: Job,
         after: int,
         call: _Call,
-        tell: Callable[[pb.ExecutionEvent], Awaitable[None]],
+        tell: Callable[[pb.ExecutionEvent], None],
     ) -> None:
         """Tell every change of a job's state after the event number ``after``."""
         last = after
@@ -601,7 +606,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 )
                 if job.status is JobStatus.COMPLETED:
                     event.result.CopyFrom(await self._result(job, call))
-                await tell(event)
+                tell(event)
                 last = sequence
             if job.status.is_final:
                 if job.status is not JobStatus.COMPLETED:

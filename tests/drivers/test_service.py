@@ -264,6 +264,21 @@ def test_a_stream_of_a_failed_job_ends_with_its_status(manager: Manager) -> None
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_the_last_event_of_a_stream_is_told_before_its_status(manager: Manager) -> None:
+    sent = circuit_for("lab_a", "OPENQASM 3.0; what", job_id="ends-badly")
+    refused(lambda: manager.stub.ExecuteCircuit(sent, timeout=30))
+    request = pb.StreamExecutionRequest(job_id="ends-badly")
+    told: list[str] = []
+
+    def follow() -> None:
+        told.extend(event.state for event in manager.stub.StreamExecution(request, timeout=10))
+
+    codes = {refused(follow).code for _ in range(20)}
+
+    assert codes == {grpc.StatusCode.INVALID_ARGUMENT}
+    assert told == ["Failed"] * 20
+
+
 def test_cancel_is_idempotent_and_stops_what_runs(
     manager: Manager, database: EmbeddedValkey
 ) -> None:
