@@ -161,13 +161,14 @@ def test_a_second_ctrl_c_waits_for_nothing(start: Callable[..., Stack]) -> None:
 def test_a_stack_ends_with_its_terminal_unless_that_is_ignored(
     start: Callable[..., Stack],
 ) -> None:
-    ends = start()
-    ends.wait_for("ready: ")
-    ends.process.send_signal(signal.SIGHUP)
-    assert ends.process.wait(20) == 0
-
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Children inherit whether it is ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        ends = start()
+        ends.wait_for("ready: ")
+        ends.process.send_signal(signal.SIGHUP)
+        assert ends.process.wait(20) == 0
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         stays = start()
     finally:
         signal.signal(signal.SIGHUP, before)
