@@ -77,7 +77,7 @@ def test_a_cancelled_job_is_off_the_machine_within_a_second(fleet: Fleet) -> Non
     before = memory_of(worker)
     took = []
     for _ in range(CANCELS):
-        task = fleet.submit(WIDE_AND_ENDLESS)
+        task = fleet.submit(WIDE_AND_ENDLESS, shots=1)
         child = running_child(fleet, task)
         took.append(time_to_die(fleet, task, child))
         assert fleet.job(task)["status"] == "Cancelled"
@@ -97,7 +97,7 @@ def test_a_cancelled_job_is_off_the_machine_within_a_second(fleet: Fleet) -> Non
 def test_the_memory_of_a_cancelled_job_is_free_again(fleet: Fleet) -> None:
     (worker,) = fleet.workers
     before = memory_of(worker)
-    task = fleet.submit(WIDE_AND_ENDLESS)
+    task = fleet.submit(WIDE_AND_ENDLESS, shots=1)
     wait_until(lambda: memory_of(worker) - before > 0.9 * HOLDS_BYTES, 30, "it holds its state")
 
     assert fleet.request("DELETE", f"/tasks/{task}")[0] == 204
@@ -130,7 +130,7 @@ def test_a_cancel_that_races_the_end_tells_the_truth(fleet: Fleet) -> None:
 
 
 def test_a_cancelled_queued_job_never_runs(fleet: Fleet) -> None:
-    blocker = fleet.submit(WIDE_AND_ENDLESS)
+    blocker = fleet.submit(WIDE_AND_ENDLESS, shots=1)
     running_child(fleet, blocker)
     queued = fleet.submit()
 
