@@ -1202,14 +1202,16 @@ def outcome_of(function: Callable[[User], str | None], user: User) -> dict[str, 
     ok: bool | None = True
     signal.alarm(CALL_TIMEOUT_S)
     try:
-        note = function(user) or ""
+        try:
+            note = function(user) or ""
+        finally:
+            # It may also go off here.
+            signal.alarm(0)
     except Lacking:
         ok, note = None, "the client has no such call"
     except (Exception, TooLate) as exc:  # noqa: BLE001 - the calls after it are to be made
         line = traceback.extract_tb(exc.__traceback__)[-1]
         ok, note = False, f"{type(exc).__name__}: {exc} ({Path(line.filename).name}: {line.line})"
-    finally:
-        signal.alarm(0)
     seconds = round(time.monotonic() - start, 3)
     return {"call": function.__name__, "ok": ok, "seconds": seconds, "note": note}
 
