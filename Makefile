@@ -17,10 +17,10 @@ ALL_CLIENTS := 0.41.1 0.43.1 0.45.1 0.48.0 0.49.0 0.50.0 0.51.0
 QISKIT := $(shell grep -o '^qiskit==[0-9.]*' requirements-worker.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run venv test test-deep test-clients lint types ci format chaos soak fuzz bench bench-client bench-drivers bench-executors bench-gpu compose-test clean
+.PHONY: help install run venv test test-deep test-clients lint types ci format chaos soak fuzz bench bench-availability bench-client bench-drivers bench-executors bench-gpu compose-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Each stamp lies in the environment it speaks of, so they go together.
 $(VENV)/made:
@@ -109,6 +109,9 @@ bench: $(VENV)/tests ## tasks end to end beside a bare Aer loop
 
 bench-drivers: $(VENV)/tests ## device lookup and dispatch through the driver manager
 	$(BIN)/python -m benchmarks.drivers
+
+bench-availability: $(VENV)/tests ## the driver manager while its drivers are killed, flap and are loaded again; ten minutes
+	$(BIN)/python -m benchmarks.drivers_availability
 
 bench-client: $(VENV)/tests $(VENV)/clients/0.51.0/made ## a circuit's round trip with the Qiskit client
 	$(BIN)/python -m benchmarks.client

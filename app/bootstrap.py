@@ -53,6 +53,7 @@ log = structlog.get_logger()
 def build_gateway(settings: Settings) -> FastAPI:
     """The HTTP application."""
     from app.api.application import create_app
+    from app.api.server import LET_GO
     from app.backends.catalog import Catalog
     from app.telemetry.logs import configure_logging
 
@@ -63,10 +64,10 @@ def build_gateway(settings: Settings) -> FastAPI:
     dispatcher = build_dispatcher(settings, client=client, events=events, catalog=catalog)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, object]]:
         listening = asyncio.create_task(events.run(), name="job-events")
         try:
-            yield
+            yield {LET_GO: events.let_go}
         finally:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -97,6 +98,9 @@ def build_dispatcher(
             max_queued_bytes_per_owner=settings.max_queued_bytes_per_owner,
             idempotency_s=settings.idempotency_s,
             retention_s=settings.retention_s,
+            # Where nobody needs a key there is one owner, and nobody else to leave room for.
+            max_kept_bytes_per_owner=settings.max_kept_bytes_per_owner
+            or (0 if settings.asks_for_keys_over_grpc else None),
         ),
         sessions=SessionStore(client=client, retention_s=settings.retention_s),
         events=events,

@@ -360,6 +360,12 @@ class Settings(BaseSettings):
     max_queued_bytes_per_owner: int = Field(
         default=128 * MIB, gt=0, description="programs of the queued jobs of one owner"
     )
+    max_kept_bytes_per_owner: int = Field(
+        default=0,
+        ge=0,
+        description="what all jobs of one owner take until they are deleted: programs, results,"
+        " logs, 2 KiB for each; 0: half of Redis's memory, or, where nobody needs a key, any",
+    )
     max_result_bytes: int = Field(default=32 * MIB, gt=0, description="encoded result of one job")
     drain_s: float = Field(
         default=30.0, gt=0, description="how long a stopping worker waits for its running jobs"

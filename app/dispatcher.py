@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from app.errors import BackendNotFound, InvalidProgram, LimitExceeded, Unavailable
+from app.errors import BackendNotFound, InvalidProgram, JobIsFinal, LimitExceeded, Unavailable
 from app.jobs.job import JobStatus
 from app.primitives.programs import QASM3_CHECK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from app.auth.principal import Principal
     from app.backends.catalog import Backend, Catalog
     from app.jobs.events import JobEvents
     from app.jobs.job import Job, JobFilter, JobPage, Submission, WorkerReport
-    from app.jobs.session import Session, SessionRequest, Workload
+    from app.jobs.session import Session, SessionRequest, SessionState, Workload
     from app.jobs.sessions import SessionStore
     from app.jobs.snapshot import Fleet, Snapshot, Usage
     from app.jobs.store import JobStore
@@ -72,6 +73,7 @@ class Dispatcher:
             BackendNotFound: no such backend; nothing was stored.
             LimitExceeded: the Idempotency-Key is too long; nothing was stored.
             QueueFull: the caller has too much queued; nothing was stored.
+            StorageFull: the caller's jobs take too many bytes; nothing was stored.
             QuotaExceeded: the plan of the caller's instance allows no more; nothing was stored.
             ServiceFull: everybody together has too much queued; nothing was stored.
             IdempotencyConflict: the key came with another request; nothing was stored.
@@ -103,7 +105,7 @@ class Dispatcher:
         return await self._store.read(scope=principal.scope, job_id=job_id)
 
     async def wait(self, principal: Principal, job_id: str, timeout_s: float) -> Job:
-        """The job, as soon as it is final or the time is over.
+        """The job, as soon as it is final, the time is over or the process ends.
 
         Raises:
             JobNotFound: there is none, or it is somebody else's.
@@ -114,7 +116,7 @@ class Dispatcher:
                 changed.clear()
                 job = await self.read(principal, job_id)
                 left = end - time.monotonic()
-                if job.status.is_final or left <= 0:
+                if job.status.is_final or left <= 0 or self._events.has_let_go:
                     return job
                 try:
                     async with asyncio.timeout(min(left, REREAD_S)):
@@ -160,13 +162,22 @@ class Dispatcher:
         """What the job's last run was: executor, method, seed, versions, …; empty before it ran."""
         return await self._store.provenance(job=job)
 
-    async def delete(self, principal: Principal, job_id: str) -> None:
+    async def delete(self, principal: Principal, job_id: str, retry_s: float = 0.0) -> None:
         """Delete everything of a job; one that is not final is cancelled before.
+
+        Args:
+            principal: who asks.
+            job_id: which.
+            retry_s: how long they may ask again, until ``deletion_answered``, and find it deleted.
 
         Raises:
             JobNotFound: there is none, or it is somebody else's.
         """
-        await self._store.delete(scope=principal.scope, job_id=job_id)
+        await self._store.delete(scope=principal.scope, job_id=job_id, retry_s=retry_s)
+
+    async def deletion_answered(self, principal: Principal, job_id: str) -> None:
+        """Note that the caller knows that the job is deleted."""
+        await self._store.deletion_answered(scope=principal.scope, job_id=job_id)
 
     async def tag(self, principal: Principal, job_id: str, tags: Sequence[str]) -> None:
         """Give a job these tags instead of those it has.
@@ -218,6 +229,12 @@ class Dispatcher:
         """
         return await self._sessions.read(scope=principal.scope, session_id=session_id)
 
+    async def sessions(
+        self, principal: Principal, *, states: Collection[SessionState], limit: int
+    ) -> tuple[Session, ...]:
+        """The caller's sessions that are in one of these states, newest first."""
+        return await self._sessions.list(scope=principal.scope, states=states, limit=limit)
+
     async def close_session(
         self, principal: Principal, session_id: str, how: Literal["stop", "resume", "cancel"]
     ) -> None:
@@ -231,8 +248,8 @@ class Dispatcher:
 
     async def workloads(
         self, principal: Principal, *, below: str, above: str, oldest_first: bool, limit: int
-    ) -> tuple[tuple[Workload, ...], int]:
-        """Some of the caller's jobs outside of sessions, and sessions; and how many there are."""
+    ) -> tuple[Workload, ...]:
+        """Some of the caller's jobs outside of sessions, and sessions."""
         return await self._sessions.workloads(
             scope=principal.scope,
             below=below,
@@ -240,6 +257,10 @@ class Dispatcher:
             oldest_first=oldest_first,
             limit=limit,
         )
+
+    async def count_workloads(self, principal: Principal, *, below: str, above: str) -> int:
+        """How many of them there are."""
+        return await self._sessions.count_workloads(scope=principal.scope, below=below, above=above)
 
     async def validate(
         self, principal: Principal, submission: Submission, timeout_s: float
@@ -263,7 +284,9 @@ class Dispatcher:
         if job.status is JobStatus.COMPLETED:
             return
         if not job.status.is_final:
-            await self.cancel(principal, job.id)
+            # It may have ended just now: too late is too late.
+            with contextlib.suppress(JobIsFinal):
+                await self.cancel(principal, job.id)
         elif job.failure is not None and job.failure.code == InvalidProgram.code:
             raise _invalid_program(job.failure.details)
         message = (

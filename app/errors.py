@@ -268,7 +268,14 @@ class QuotaExceeded(QueueFull):
     """The plan of the caller's instance allows no more."""
 
     code = "quota_exceeded"
-    remedy = "wait for your jobs or for the end of the period, or ask for another plan"
+    remedy = "wait for your jobs or for the end of the period, delete some, or ask for another plan"
+
+
+class StorageFull(QueueFull):
+    """The caller's jobs take as many bytes, until they are deleted, as those of one owner may."""
+
+    code = "storage_full"
+    remedy = "delete jobs that you no longer need, or wait until the service deletes the oldest"
 
 
 class RateExceeded(ServiceError):

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.auth.principal import LOCAL, Principal
 from app.auth.store import ADMIN
-from app.errors import JobNotFound
+from app.errors import JobNotFound, SessionNotFound
 from app.jobs.connection import translated
 from app.jobs.job import JobFilter
+from app.jobs.session import SessionState
+from app.jobs.sessions import MOST_SESSIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import redis.asyncio
 
     from app.auth.instances import Instance
     from app.auth.store import KeyStore
     from app.dispatcher import Dispatcher
     from app.jobs.job import Job, WorkerReport
+    from app.jobs.session import Session
     from app.jobs.snapshot import Snapshot, Usage
 
 #: Jobs that are read at once when all of an owner's are meant.
 PAGE = 200
+
+_NOT_FOUND = {"job": JobNotFound, "session": SessionNotFound}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,7 @@ class Use:
 
 
 class Oversight:
-    """Everybody's jobs, on one Redis or Valkey.
+    """Everybody's jobs and sessions, on one Redis or Valkey.
 
     Every method raises ``Unavailable`` when Redis does not answer.
     """
@@ -100,7 +107,7 @@ class Oversight:
         Raises:
             JobNotFound: there is none.
         """
-        job = await self._dispatcher.read(await self._whose(job_id), job_id)
+        job = await self._dispatcher.read(await self._whose("job", job_id), job_id)
         return job, await self._dispatcher.log(job)
 
     async def cancel(self, job_id: str) -> Job:
@@ -110,7 +117,7 @@ class Oversight:
             JobNotFound: there is none.
             JobIsFinal: it has ended; nothing changed.
         """
-        return await self._dispatcher.cancel(await self._whose(job_id), job_id)
+        return await self._dispatcher.cancel(await self._whose("job", job_id), job_id)
 
     async def delete(self, job_id: str) -> None:
         """Delete a job, its program, result and log, whoever's it is.
@@ -120,7 +127,7 @@ class Oversight:
         Raises:
             JobNotFound: there is none.
         """
-        await self._dispatcher.delete(await self._whose(job_id), job_id)
+        await self._dispatcher.delete(await self._whose("job", job_id), job_id)
 
     async def pending(self, owner: str) -> tuple[str, ...]:
         """Ids of all jobs of an owner that wait or run."""
@@ -129,6 +136,62 @@ class Oversight:
     async def all(self, owner: str) -> tuple[str, ...]:
         """Ids of all jobs of an owner."""
         return await self._ids(owner, JobFilter())
+
+    async def sessions(
+        self,
+        *,
+        limit: int,
+        owner: str | None = None,
+        states: Collection[SessionState] = tuple(SessionState),
+    ) -> tuple[Session, ...]:
+        """Sessions of all owners, or of one, newest first.
+
+        Args:
+            limit: how many at most.
+            owner: whose; None: everybody's.
+            states: those that are in one of these.
+        """
+        found: list[Session] = []
+        for instance in await self._instances(owner):
+            found += await self._dispatcher.sessions(
+                _principal_of(instance), states=states, limit=limit
+            )
+        found.sort(key=lambda session: session.created, reverse=True)
+        return tuple(found[:limit])
+
+    async def session(self, session_id: str) -> Session:
+        """A session, whoever's it is.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        return await self._dispatcher.session(await self._whose("session", session_id), session_id)
+
+    async def close(self, session_id: str, *, cancel: bool) -> None:
+        """Let a session take no more jobs, whoever's it is; one that has ended stays as it is.
+
+        Args:
+            session_id: which.
+            cancel: end those of its jobs that wait as well; else they run.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        principal = await self._whose("session", session_id)
+        how: Literal["cancel", "stop"] = "cancel" if cancel else "stop"
+        await self._dispatcher.close_session(principal, session_id, how)
+
+    async def unclosed(self, owner: str) -> tuple[str, ...]:
+        """Ids of all sessions of an owner that have not ended."""
+        found: list[str] = []
+        for instance in await self._instances(owner):
+            sessions = await self._dispatcher.sessions(
+                _principal_of(instance),
+                states=set(SessionState) - {SessionState.CLOSED},
+                limit=MOST_SESSIONS,
+            )
+            found += [session.id for session in sessions]
+        return tuple(found)
 
     async def fleet(self) -> tuple[tuple[WorkerReport, ...], Snapshot]:
         """The workers that live, and the queues."""
@@ -153,13 +216,21 @@ class Oversight:
                     break
         return tuple(found)
 
-    async def _whose(self, job_id: str) -> Principal:
-        """Who may see the job; for anybody else it is not there."""
-        with translated():
-            scope = await self._client.hget(f"job:{job_id}", "scope")
+    async def _whose(self, kind: Literal["job", "session"], which: str) -> Principal:
+        """Who may see a job or session; for anybody else it is not there.
+
+        Raises:
+            JobNotFound: there is no such job.
+            SessionNotFound: there is no such session.
+        """
+        scope = None
+        # Other keys have names with a colon behind a session's.
+        if ":" not in which:
+            with translated():
+                scope = await self._client.hget(f"{kind}:{which}", "scope")
         if scope is None:
-            message = f"there is no job {job_id[:64]!r}; `jobs list` shows those there are"
-            raise JobNotFound(message)
+            message = f"there is no {kind} {which[:64]!r}; `{kind}s list` shows those there are"
+            raise _NOT_FOUND[kind](message)
         owner, _, instance = scope.decode().partition(":")
         return Principal(owner=owner, instance=instance)
 

@@ -82,10 +82,11 @@ class Slot:
             with self._lock:
                 self._claim = None
 
-    def kill(self, job_id: str) -> bool:
-        """Stop the job if it still runs here, and no other."""
+    def kill(self, job_id: str, attempt: int | None = None) -> bool:
+        """Stop the job, or this attempt at it, if it still runs here, and no other."""
         with self._lock:
-            if self._claim is None or self._claim.job.id != job_id:
+            job = None if self._claim is None else self._claim.job
+            if job is None or job.id != job_id or attempt not in {None, job.attempt}:
                 return False
             self._killed = True
             self.sandbox.kill()
@@ -181,18 +182,23 @@ class Runner:
         """
         self._live, self._worth_from = live, worth_from
 
-    def kill(self, slot_name: str, job_id: str) -> bool:
-        """Stop a job that is no longer wanted, if it still runs in that slot."""
-        return any(slot.kill(job_id) for slot in self._slots if slot.name == slot_name)
+    def kill(self, slot_name: str, job_id: str, attempt: int | None = None) -> bool:
+        """Stop a job, or an attempt at it, that is no longer wanted, if it runs in that slot."""
+        return any(slot.kill(job_id, attempt) for slot in self._slots if slot.name == slot_name)
 
     def drain(self, timeout_s: float) -> None:
         """Claim nothing more, wait for what runs, and return what has not ended in time."""
         self._draining.set()
-        if not self._wait_idle(timeout_s):
+        if self._wait_idle(timeout_s):
+            return
+        end = time.monotonic() + RETURN_S
+        while time.monotonic() < end:
+            # Again and again: a job may have been on its way into its sandbox.
             for busy in self.busy():
                 self.kill(busy.slot, busy.job_id)
-            if not self._wait_idle(RETURN_S):
-                self._abandoned.set()
+            if self._wait_idle(RETRY_S):
+                return
+        self._abandoned.set()
 
     def _wait_idle(self, timeout_s: float) -> bool:
         with self._changed:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 RECONNECT_S = 0.5
-#: redis-py looks at a silent subscription at least this often.
+#: A silent subscription is asked for a word this often; without one for so long, it is made again.
 LISTEN_S = 1.0
+SILENCE_S = 5.0
 
 
 class Sweeper:
@@ -71,7 +72,8 @@ class Sweeper:
         busy = self._runner.busy()
         report = replace(self._report, busy=len(busy))
         for stale in self._claims.beat(report=report, busy=busy):
-            if self._runner.kill(stale.slot, stale.job_id):
+            # Its slot may have it again by now.
+            if self._runner.kill(stale.slot, stale.job_id, stale.attempt):
                 log.info("job_stopped", job_id=stale.job_id, reason="no longer ours")
         self._runner.learn(self._claims.live(), self._claims.worth_from())
         self._reap(until=time.monotonic() + self._beat_s)
@@ -96,10 +98,18 @@ class Sweeper:
                 self.tick()
             except Unavailable as exc:
                 log.warning("beat_missed", error=exc.message)
-            if self._heartbeat_file is not None:
-                self._heartbeat_file.touch()
+            self._touch()
             if stop.wait(self._beat_s):
                 return
+
+    def _touch(self) -> None:
+        if self._heartbeat_file is None:
+            return
+        try:
+            self._heartbeat_file.touch()
+        except OSError as exc:
+            # The probe will say that we are dead; the jobs here need their leases all the same.
+            log.warning("heartbeat_file_not_written", error=str(exc))
 
     def listen(self, stop: threading.Event) -> None:
         """Kill jobs as they are cancelled, until told to stop. ``tick`` catches what is missed."""
@@ -113,10 +123,16 @@ class Sweeper:
     def _listen(self, stop: threading.Event) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:
             subscription.subscribe(CANCEL_CHANNEL)
+            heard = time.monotonic()
             while not stop.is_set():
                 message = subscription.get_message(timeout=LISTEN_S)
                 if message is None:
-                    subscription.check_health()
+                    if time.monotonic() - heard > SILENCE_S:
+                        raise redis.ConnectionError("nothing came, nor an answer to a ping")
+                    subscription.ping()
+                    continue
+                heard = time.monotonic()
+                if message["type"] != "message":
                     continue
                 holder, job_id = message["data"].decode().split(" ")
                 worker, _, slot = holder.partition(":")

@@ -28,7 +28,7 @@ from app.local.valkey import EmbeddedValkey
 from tests.drivers.manager import circuit_for, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 #: p99, milliseconds.
 TARGETS_MS = {"device lookup": 10.0, "dispatch overhead": 50.0}
@@ -93,7 +93,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--calls", type=int, default=1000)
     calls = parser.parse_args().calls
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as stub:
+    plugins = {"null": NULL_DRIVER}
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), plugins) as (stub, _):
+        wait_until(lambda: is_online(stub, "null_a"), "the device is online")
         return measure_all(stub, calls)
 
 
@@ -119,21 +121,30 @@ def measure_all(stub: Any, calls: int) -> int:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Any]:
-    """A manager with one driver, as it comes, in a process of its own; gives its stub."""
+def running(
+    folder: Path, plugins: Mapping[str, str], config: str = ""
+) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
+    """A manager as it comes, in a process of its own; gives its stub and its process.
+
+    Args:
+        folder: for its files; drivers lie in ``plugins``.
+        plugins: name of a driver → its source.
+        config: what its configuration has besides.
+    """
     valkey = EmbeddedValkey(folder=folder / "valkey", fsync="everysec")
     valkey.start()
     (folder / "plugins").mkdir()
-    (folder / "plugins/null.py").write_text(NULL_DRIVER)
-    config = folder / "driver_manager.yaml"
-    config.write_text("driver_paths: [plugins]\nentry_points: false\n")
+    for name, source in plugins.items():
+        (folder / f"plugins/{name}.py").write_text(source)
+    path = folder / "driver_manager.yaml"
+    path.write_text(f"driver_paths: [plugins]\nentry_points: false\n{config}")
     port = free_port()
     manager = subprocess.Popen(
         [sys.executable, "-m", "app", "drivers"],
         env=os.environ
         | {
             "QFLEET_REDIS_URL": valkey.url,
-            "QFLEET_DRIVER_CONFIG": str(config),
+            "QFLEET_DRIVER_CONFIG": str(path),
             "QFLEET_GRPC_PORT": str(port),
             "QFLEET_DRIVER_METRICS_PORT": "0",
             "QFLEET_LOG_LEVEL": "ERROR",
@@ -143,18 +154,17 @@ def running(folder: Path) -> Iterator[Any]:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = pb_grpc.DriverManagerServiceStub(channel)
             stub.ListDrivers(pb.ListDriversRequest(), timeout=60, wait_for_ready=True)
-            wait_until(lambda: is_online(stub), "the device is online")
-            yield stub
+            yield stub, manager
     finally:
         manager.terminate()
         manager.wait()
         valkey.stop()
 
 
-def is_online(stub: Any) -> bool:
-    """Whether the driver's device is there."""
+def is_online(stub: Any, device_id: str) -> bool:
+    """Whether a driver's device is there."""
     devices = stub.ListDevices(pb.ListDevicesRequest(), timeout=10).devices
-    return any(device.device_id == "null_a" for device in devices)
+    return any(device.device_id == device_id and device.status == pb.ONLINE for device in devices)
 
 
 if __name__ == "__main__":

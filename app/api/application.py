@@ -21,7 +21,7 @@ from app.auth.rates import RequestRates
 from app.telemetry.metrics import HttpMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from starlette.types import ASGIApp
@@ -57,8 +57,9 @@ class Gateway(FastAPI):
         """FastAPI's own layers, with the guard outside of them."""
         services: Services = self.state.services
         inside: ASGIApp = CatalogHost(super().build_middleware_stack())
+        cors = None
         if services.settings.cors_origins:
-            inside = CORSMiddleware(
+            inside = cors = CORSMiddleware(
                 inside,
                 allow_origins=services.settings.cors_origins,
                 allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
@@ -69,6 +70,7 @@ class Gateway(FastAPI):
             inside,
             limits=services.settings.http,
             metrics=services.metrics,
+            cors=cors,
         )
 
     def openapi(self) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def create_app(
     dispatcher: Dispatcher,
     catalog: Catalog,
     identity: Identity,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]],
 ) -> FastAPI:
     """The HTTP application.
 
@@ -100,7 +102,7 @@ def create_app(
         dispatcher: what callers can do.
         catalog: the backends.
         identity: who they are.
-        lifespan: what runs as long as the application serves.
+        lifespan: what runs as long as the application serves; gives what the server may call.
     """
     services = Services(
         settings=settings,

@@ -10,9 +10,11 @@ import asyncio
 import re
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.datastructures import Headers
 
 from app.api.errors import CLIENT_GONE, problem_of
 from app.errors import (
@@ -21,6 +23,7 @@ from app.errors import (
     BodyTooLarge,
     HeadersTooLarge,
     ServiceError,
+    Unavailable,
     UnsupportedMediaType,
     UriTooLong,
 )
@@ -28,6 +31,7 @@ from app.errors import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from starlette.middleware.cors import CORSMiddleware
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from app.config import HttpLimits
@@ -55,9 +59,17 @@ SERVER_ERRORS = 500
 class Guard:
     """Lets in what keeps the limits, and sees every request to its end."""
 
-    def __init__(self, app: ASGIApp, *, limits: HttpLimits, metrics: HttpMetrics) -> None:
-        """Stand around an application."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: HttpLimits,
+        metrics: HttpMetrics,
+        cors: CORSMiddleware | None,
+    ) -> None:
+        """Stand around an application; ``cors``: what its answers pass, and so must refusals."""
         self._app = app
+        self._cors = cors
         self._limits = limits
         self._metrics = metrics
 
@@ -71,7 +83,7 @@ class Guard:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        exchange = _Exchange(scope, receive, send, limits=self._limits)
+        exchange = _Exchange(scope, receive, send, limits=self._limits, cors=self._cors)
         try:
             await exchange.run(self._app)
         finally:
@@ -93,10 +105,22 @@ class Guard:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        limits: HttpLimits,
+        cors: CORSMiddleware | None,
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._send_refusal = send
+        if cors is not None:
+            asked = Headers(scope=scope)
+            self._send_refusal = partial(cors.send, send=send, request_headers=asked)
         self._limits = limits
         self._deadline = asyncio.get_running_loop().time() + limits.body_timeout_s
         self._body_bytes = 0
@@ -121,6 +145,12 @@ class _Exchange:
         except ServiceError as error:
             if error is not self._refusal:
                 raise
+        except asyncio.CancelledError:
+            # The server ends, and has waited for this request for as long as it does.
+            if self._status is not None:
+                raise
+            message = "the gateway is being stopped; send the request again"
+            self._refusal = Unavailable(message, component="api")
         finally:
             if self._refusal is not None and self._status is None:
                 await self._refuse(self._refusal)
@@ -178,13 +208,15 @@ class _Exchange:
         )
         self._status = response.status_code
         headers = self._with_headers([*response.raw_headers, (b"connection", b"close")])
-        await self._send(
+        await self._send_refusal(
             {"type": "http.response.start", "status": self._status, "headers": headers}
         )
-        await self._send({"type": "http.response.body", "body": response.body, "more_body": True})
+        await self._send_refusal(
+            {"type": "http.response.body", "body": response.body, "more_body": True}
+        )
         if not isinstance(refusal, BodyTimeout) and not _values(self._scope, b"expect"):
             await self._drain()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send_refusal({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _drain(self) -> None:
         try:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 SLACK_BYTES = 4 * 1024 * 1024
 #: Who was refused may read the answer this long, and what they still send is dropped, seconds.
 LINGER_S = 5.0
+#: Name of what the application's lifespan gives to end all waits.
+LET_GO = "let_go"
+#: How long waits go on when the server ends, seconds; it cancels what lasts longer than its grace.
+WAITS_S = 5.0
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -46,6 +50,13 @@ class BoundedHead(HttpToolsProtocol):
         """Expect nothing any more."""
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End with the answer that is under way; who waits for a job does so a little longer."""
+        let_go = self.app_state.get(LET_GO)
+        if let_go is not None and self.cycle is not None and not self.cycle.response_complete:
+            self.loop.call_later(WAITS_S, let_go)
+        super().shutdown()
 
     def on_message_begin(self) -> None:
         """Expect the rest of a head that has begun."""

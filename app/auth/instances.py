@@ -44,6 +44,8 @@ class Quota:
     running: int | None = None
     #: run time of all jobs in the usage period, seconds; when it is used up, no new job is taken.
     seconds: int | None = None
+    #: what all jobs take until they are deleted, bytes.
+    kept_bytes: int | None = None
 
 
 def owner_and_name(crn: str) -> tuple[str, str] | None:

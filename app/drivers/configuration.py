@@ -53,6 +53,9 @@ class BreakerConfig(_Section):
     """Circuit breakers, one per driver and one per device."""
 
     fail_max: int = Field(default=5, ge=1)
+    #: an open one lets a call through after this time, and after twice as long when that one fails.
+    reset_first_s: float = Field(default=1.0, gt=0, le=MOST_S)
+    #: longest such time.
     reset_timeout_s: float = Field(default=30.0, gt=0, le=MOST_S)
 
 
@@ -61,7 +64,7 @@ class ResilienceConfig(_Section):
 
     retry: RetryConfig = RetryConfig()
     breaker: BreakerConfig = BreakerConfig()
-    #: a crashed driver is started again after this time, and after twice as long the next time.
+    #: a driver that does not start is tried again after this time, and then after twice as long.
     restart_first_s: float = Field(default=0.5, gt=0, le=MOST_S)
     restart_max_s: float = Field(default=60.0, gt=0, le=MOST_S)
     drain_s: float = Field(default=30.0, gt=0, le=MOST_S)

@@ -68,15 +68,18 @@ class Translators:
         self._make = make
         self._lock = threading.Lock()
         self._pool: SandboxPool | None = None
+        self._is_closed = False
         self._free: queue.LifoQueue[SandboxSlot] = queue.LifoQueue()
 
     def start(self) -> None:
         """Start the sandboxes, unless they run.
 
         Raises:
-            SandboxUnavailable: they do not start.
+            SandboxUnavailable: they do not start, or were ended.
         """
         with self._lock:
+            if self._is_closed:
+                raise SandboxUnavailable("the driver manager is stopping")
             if self._pool is None:
                 self._pool = self._make()
                 for slot in self._pool.slots:
@@ -101,8 +104,9 @@ class Translators:
             self._free.put(slot)
 
     def close(self) -> None:
-        """End the sandboxes."""
+        """End the sandboxes, for good."""
         with self._lock:
+            self._is_closed = True
             if self._pool is not None:
                 self._pool.close()
                 self._pool = None
@@ -189,8 +193,7 @@ class DriverSandbox:
                 if found is None:
                     reply = self._run_on_executor(owner, request, self._ours(device), end)
                     return _told(reply, failed, device)
-                driver, device_id = found
-                counts, metadata = self._counts(run, document, driver, device_id)
+                counts, metadata = self._counts(run, document, device, found)
             except (DriverUnavailable, DriverBusy) as exc:
                 log.warning(
                     "device_failed",
@@ -218,9 +221,26 @@ class DriverSandbox:
         return replace(request, program_id=READ + request.program_id, target=" ".join(gates))
 
     def _counts(
+        self,
+        run: _Run,
+        document: Mapping[str, Any],
+        device: str,
+        found: tuple[LoadedDriver, str],
+    ) -> tuple[list[dict[str, int]], dict[str, object]]:
+        """Counts of every circuit, and what ran: all of it on one driver, the one that stays."""
+        while True:
+            try:
+                return self._counts_of(run, document, *found)
+            except (DriverUnavailable, DriverBusy):
+                again = self._find(device)
+                if again is None or again[0] is found[0]:
+                    raise
+                # It was loaded again meanwhile.
+                found = again
+
+    def _counts_of(
         self, run: _Run, document: Mapping[str, Any], driver: LoadedDriver, device_id: str
     ) -> tuple[list[dict[str, int]], dict[str, object]]:
-        """Counts of every circuit, and what ran."""
         _require_online(driver, device_id)
         seed = document["seed"]
         metadata: dict[str, object] = {

@@ -46,7 +46,7 @@ class DriverState(StrEnum):
 
     LOADING = "loading"
     READY = "ready"
-    #: its process died or hung; it is started again after a while.
+    #: a process of it died or hung, and no other one starts; that is tried again after a while.
     FAILED = "failed"
     #: it takes no more calls and waits for those that run.
     DRAINING = "draining"
@@ -74,7 +74,9 @@ class LoadedDriver:
         self.version = ""
         self.restarts = 0
         self.error = ""
+        #: those that it speaks of now, and those that are its own, for when it does again.
         self.devices: Mapping[str, Device] = {}
+        self.owned: frozenset[str] = frozenset()
         self._config = config
         self._resilience = resilience
         self._cache = cache
@@ -85,6 +87,8 @@ class LoadedDriver:
         #: devices whose driver is being asked how they are, and what it said last.
         self._asking: set[str] = set()
         self._told: dict[str, DeviceState] = {}
+        #: a process has died or hung: ``probe`` finds out whether others start.
+        self._doubted = threading.Event()
         self._restart_at = 0.0
         self._restart_wait_s = config.restart_first_s
         self.pool = ConnectionPool(driver=source.name, config=pool, connect=self._connect)
@@ -122,6 +126,7 @@ class LoadedDriver:
         """
         try:
             self.devices = self._ask_devices()
+            self.owned = frozenset(self.devices)
         except NotADriver as exc:
             self.close()
             message = f"driver {self.name!r} cannot be loaded: {exc.message}"
@@ -167,7 +172,10 @@ class LoadedDriver:
 
         def ask() -> object:
             with self._connection() as connection, stoppable(connection.kill):
-                left_s = max(end - time.monotonic(), 0.001)
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    # It would be killed for nothing.
+                    raise Overdue("the time was over before the driver was asked")
                 with self._patient_for(left_s):
                     return connection.call(
                         "execute",
@@ -241,7 +249,8 @@ class LoadedDriver:
 
     def probe(self) -> None:
         """Look after it: start it again when it is time, close what is idle, count."""
-        if self._state is DriverState.FAILED and time.monotonic() >= self._restart_at:
+        has_failed = self._state is DriverState.FAILED
+        if time.monotonic() >= self._restart_at if has_failed else self._doubted.is_set():
             self._restart()
         self.pool.sweep()
         online: dict[str, int] = {
@@ -299,7 +308,8 @@ class LoadedDriver:
                 yield connection
             except (Died, Hung) as exc:
                 self._metrics.count_connection_error(driver=self.name, error_type=exc.kind)
-                self._fail(exc)
+                # It says nothing of the other processes: calls go on while ``probe`` looks.
+                self._doubted.set()
                 raise
 
     @contextmanager
@@ -337,7 +347,8 @@ class LoadedDriver:
         """What the driver says, or has said last while nobody is there to ask."""
         with self._lock:
             last = self._told.get(device_id, DeviceState.ONLINE)
-            if device_id in self._asking:
+            # One status that hangs, or kills, is enough.
+            if device_id in self._asking or self._doubted.is_set():
                 return last
             self._asking.add(device_id)
         state = last
@@ -361,8 +372,8 @@ class LoadedDriver:
             timeout_s = self.source.call_timeout_s
             return connection.call("status", timeout_s=timeout_s, device_id=device_id)
 
-    def _ask_devices(self) -> dict[str, Device]:
-        with self._connection() as connection:
+    def _ask_devices(self, *, wait_s: float | None = None) -> dict[str, Device]:
+        with self._connection(wait_s=wait_s) as connection:
             told = connection.call("devices", timeout_s=self.source.call_timeout_s)
         try:
             devices = [_device(each) for each in _bounded(told, MOST_DEVICES)]
@@ -403,32 +414,35 @@ class LoadedDriver:
                 driver=self.name, operation=operation, status=status, duration_s=duration_s
             )
 
-    def _fail(self, fault: Fault) -> None:
-        with self._lock:
-            if self._state is not DriverState.READY:
-                return
-            self._state, self.error = DriverState.FAILED, fault.message
-            self._restart_at = time.monotonic() + self._restart_wait_s
-        log.warning("driver_failed", driver_name=self.name, error=fault.message)
-
     def _restart(self) -> None:
+        """Have a process that lives: one that is there, or a new one."""
+        self._doubted.clear()
         try:
-            devices = self._ask_devices()
-        except (Fault, DriverInvalid, DriverBusy) as exc:
-            with self._lock:
-                self._restart_wait_s = min(2 * self._restart_wait_s, self._config.restart_max_s)
-                self._restart_at = time.monotonic() + self._restart_wait_s
-                self.error = exc.message
-            log.warning("driver_restart_failed", driver_name=self.name, error=exc.message)
+            devices = self._ask_devices(wait_s=0.0)
+        except DriverBusy:
+            # All are at work.
+            self._doubted.set()
+            return
+        except (Fault, DriverInvalid) as exc:
+            self._fail(exc.message)
             return
         with self._lock:
-            if self._state is not DriverState.FAILED:
+            if self.is_leaving:
                 return
-            self.devices = {name: devices[name] for name in self.devices if name in devices}
+            self.devices = {name: devices[name] for name in self.owned & devices.keys()}
             self._state, self.error = DriverState.READY, ""
             self._restart_wait_s = self._config.restart_first_s
             self.restarts += 1
         log.info("driver_restarted", driver_name=self.name, restarts=self.restarts)
+
+    def _fail(self, why: str) -> None:
+        with self._lock:
+            if self.is_leaving:
+                return
+            self._state, self.error = DriverState.FAILED, why
+            self._restart_at = time.monotonic() + self._restart_wait_s
+            self._restart_wait_s = min(2 * self._restart_wait_s, self._config.restart_max_s)
+        log.warning("driver_failed", driver_name=self.name, error=why)
 
     def _set(self, state: DriverState) -> None:
         with self._lock:

@@ -78,6 +78,9 @@ class ConnectionPool:
         self._active: list[Connection] = []
         #: connections that are being made.
         self._opening = 0
+        #: nothing is given out any more.
+        self._drained = False
+        #: … and nothing stays.
         self._closed = False
 
     @property
@@ -128,14 +131,14 @@ class ConnectionPool:
     def drain(self, timeout_s: float) -> bool:
         """Give out nothing more, and wait until nothing is in use; whether that was in time."""
         with self._changed:
-            self._closed = True
+            self._drained = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not self._active and not self._opening, timeout_s)
 
     def close(self) -> None:
         """Close all connections; those in use are stopped."""
         with self._changed:
-            self._closed = True
+            self._drained = self._closed = True
             idle, self._idle = self._idle, []
             # Only who uses a connection may speak through it; it also closes it.
             for connection in self._active:
@@ -158,10 +161,8 @@ class ConnectionPool:
         """The connection that was used last; None: there is room for a new one, and it is ours."""
         with self._changed:
             while True:
-                if self._closed:
-                    raise DriverBusy(
-                        f"driver {self._driver!r} is being unloaded", reason="draining"
-                    )
+                if self._drained:
+                    raise self._unloaded()
                 if self._idle:
                     found = self._idle.pop()
                     self._active.append(found.connection)
@@ -188,9 +189,18 @@ class ConnectionPool:
             raise
         with self._changed:
             self._opening -= 1
-            self._active.append(connection)
+            is_wanted = not self._closed
+            if is_wanted:
+                self._active.append(connection)
+            self._changed.notify_all()
+        if not is_wanted:
+            self._close(connection, "unloaded")
+            raise self._unloaded()
         log.info("connection_created", driver_name=self._driver, process=connection.pid)
         return connection
+
+    def _unloaded(self) -> DriverBusy:
+        return DriverBusy(f"driver {self._driver!r} is being unloaded", reason="draining")
 
     def _is_well(self, found: _Idle) -> bool:
         if not found.connection.is_alive:
@@ -207,7 +217,7 @@ class ConnectionPool:
     def _give_back(self, connection: Connection) -> None:
         with self._changed:
             self._active.remove(connection)
-            keep = connection.is_alive and not self._closed
+            keep = connection.is_alive and not self._drained
             if keep:
                 self._idle.append(_Idle(connection=connection, since=self._clock()))
             self._changed.notify_all()

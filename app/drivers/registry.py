@@ -41,6 +41,8 @@ SETTLE_MS = 100
 QUIET_MS = 1000
 #: How long the threads that look after drivers may take to end.
 JOIN_S = 5.0
+#: How long calls of other drivers' jobs may take, at least, when a driver is unloaded.
+LAST_CALLS_S = 1.0
 #: Longest file of a driver.
 CODE_BYTES = 4 << 20
 
@@ -131,7 +133,13 @@ class DriverRegistry:
         self._stop.set()
         if self._follower.is_alive():
             self._follower.join(JOIN_S)
-        self._each(list(self._entries), self.unload)
+        with self._lock:
+            # Nothing enters from now on.
+            names = list(self._entries)
+        drain_s = self.config.resilience.drain_s
+        # A driver may be the fallback of others: none goes while any job runs.
+        self._each(names, lambda name: self._entry(name).worker.stop(drain_s))
+        self._each(names, self._end)
 
     @property
     def states(self) -> dict[str, str]:
@@ -145,6 +153,12 @@ class DriverRegistry:
         """Whether everything that there was at the start was tried, and every driver is ready."""
         states = self.states.values()
         return self._settled.is_set() and all(state == DriverState.READY for state in states)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether devices may come that nobody knows yet."""
+        is_new = any(name not in self._entries for name in list(self._loading))
+        return is_new or not self._settled.is_set()
 
     @property
     def failures(self) -> dict[str, str]:
@@ -240,8 +254,15 @@ class DriverRegistry:
             self._retire(entry, self.config.resilience.drain_s if drain_s is None else drain_s)
             with self._lock:
                 del self._entries[name]
+            # Nor is a new version of it waited for.
+            self._failures.pop(name, None)
             self._resilience.forget(name)
             log.info("driver_unloaded", driver_name=name)
+
+    def _end(self, name: str) -> None:
+        """Unload a driver that was drained, even if somebody drains it for longer."""
+        self._retire(self._entry(name), 0.0)
+        self.unload(name, 0.0)
 
     def _load(self, name: str, source: Source) -> LoadedDriver:
         # Noted before the file is read: what changes from here on is seen as a change.
@@ -281,8 +302,15 @@ class DriverRegistry:
             before = self._entries.get(name)
             # What the one before has done is not to be held against this one.
             self._resilience.forget(name)
-            entry.worker.start()
+            # Its first job must find it, not the one before, which is about to end.
             self._entries[name] = entry
+            try:
+                entry.worker.start()
+            except BaseException:
+                del self._entries[name]
+                if before is not None:
+                    self._entries[name] = before
+                raise
             self._failures.pop(name, None)
         threading.Thread(
             target=self._look_after, args=(entry,), name=f"{name}-probe", daemon=True
@@ -290,15 +318,17 @@ class DriverRegistry:
         return before
 
     def _retire(self, entry: _Entry, drain_s: float) -> None:
-        # Its worker claims nothing more and waits for what runs; then its connections end.
+        # Its worker claims nothing more and waits for what runs; then jobs of other drivers, whose
+        # fallback it is, and calibrations have the rest of the time; then its connections end.
+        end = time.monotonic() + drain_s
         entry.gone.set()
         entry.worker.stop(drain_s)
-        entry.driver.drain(1.0)
+        entry.driver.drain(max(end - time.monotonic(), LAST_CALLS_S))
         entry.driver.close()
 
     def _check_owners(self, driver: LoadedDriver) -> None:
         for entry in list(self._entries.values()):
-            shared = sorted(driver.devices.keys() & entry.driver.devices.keys())
+            shared = sorted(driver.owned & entry.driver.owned)
             if shared and entry.driver.name != driver.name:
                 message = (
                     f"driver {driver.name!r} brings {shared}, which driver {entry.driver.name!r}"
@@ -485,11 +515,10 @@ class DriverRegistry:
         wait_s = resilience.restart_first_s
         if before is not None:
             wait_s = min(2 * before.wait_s, resilience.restart_max_s)
-        # A new version that does not start leaves the old one in place, until it changes again.
-        is_tried_again = may_pass and name not in self._entries
+        # Until then, a new version that does not start leaves the old one in place.
         self._failures[name] = _Failure(
             message=message,
-            again_at=time.monotonic() + wait_s if is_tried_again else None,
+            again_at=time.monotonic() + wait_s if may_pass else None,
             wait_s=wait_s,
         )
         log.error("driver_not_loaded", driver_name=name, error=message)

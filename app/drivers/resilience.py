@@ -53,13 +53,16 @@ class Breaker:
 
     pybreaker holds its lock while a call runs, so calls would wait for each other. It is told of
     outcomes only: ``admit`` before a call, ``record`` or ``withdraw`` after it. While it is not
-    closed, one call at a time is its trial, and no other call's outcome counts.
+    closed, one call at a time is its trial, and no other call's outcome counts. What was down for
+    a moment is back after a moment: the first trial comes soon, the next ones after ever longer.
     """
 
     def __init__(self, name: str, config: BreakerConfig) -> None:
         """Make a closed one."""
         self.name = name
-        self._reset_timeout_s = config.reset_timeout_s
+        self._config = config
+        #: how long it stays open.
+        self._reset_s = 0.0
         self._lock = threading.Lock()
         self._opened = 0.0
         self._trial = False
@@ -88,7 +91,7 @@ class Breaker:
         with self._lock:
             if self._breaker.current_state == "closed":
                 return False
-            left = self._opened + self._reset_timeout_s - time.monotonic()
+            left = self._opened + self._reset_s - time.monotonic()
             if left > 0 or self._trial:
                 raise BreakerOpen(self.name, max(left, 0.0))
             self._trial = True
@@ -122,9 +125,11 @@ class Breaker:
             self._trial = False
             self._breaker.close()
 
-    def opened(self) -> None:
-        """Note when it opened."""
+    def opened(self, *, again: bool) -> None:
+        """Note when it opened; ``again``: because its trial failed."""
         self._opened = time.monotonic()
+        wanted_s = 2 * self._reset_s if again else self._config.reset_first_s
+        self._reset_s = min(wanted_s, self._config.reset_timeout_s)
 
 
 class _Listener(pybreaker.CircuitBreakerListener):
@@ -134,7 +139,7 @@ class _Listener(pybreaker.CircuitBreakerListener):
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
         del cb
         if new_state.name == "open":
-            self._breaker.opened()
+            self._breaker.opened(again=old_state is not None and old_state.name == "half-open")
         if new_state.name != "half-open" and (
             old_state is None or old_state.name != new_state.name
         ):

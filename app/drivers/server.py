@@ -39,6 +39,8 @@ MOST_CALLS = 1000
 METADATA_BYTES = 32 * 1024
 #: How long running calls may take when the manager stops.
 GRACE_S = 10.0
+#: How long before that their callers are told that the job goes on; more than ``service.WAIT_S``.
+LAST_WORDS_S = 3.0
 #: How often the metrics of queues are set.
 FIGURES_S = 2.0
 #: A client that does not answer for so long is gone: its streams end.
@@ -86,6 +88,7 @@ class DriverManager:
         Raises:
             ConfigurationInvalid: a port is taken, or a certificate cannot be read.
         """
+        loop = asyncio.get_running_loop()
         server = self._make_server()
         metrics = self._make_metrics()
         healthy = health.aio.HealthServicer()
@@ -99,7 +102,6 @@ class DriverManager:
             # no call is answered; what there is by now stays.
             gc.collect()
             gc.freeze()
-            loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._stop.set)
         tasks = (
@@ -119,10 +121,11 @@ class DriverManager:
             log.info("driver_manager_stopping")
             await healthy.enter_graceful_shutdown()
         finally:
+            loop.call_later(GRACE_S - LAST_WORDS_S, self._service.leave)
             await server.stop(GRACE_S)
             await asyncio.to_thread(self._registry.stop)
             self._translators.close()
-            self._service.close()
+            await self._service.close()
             metrics.stop()
             for task in tasks:
                 task.cancel()

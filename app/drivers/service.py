@@ -25,6 +25,7 @@ from app.drivers.statuses import status_of, status_of_error, status_of_failure
 from app.errors import (
     BackendNotFound,
     DeviceOffline,
+    DriverUnavailable,
     IdempotencyConflict,
     JobIsFinal,
     JobNotFound,
@@ -38,7 +39,7 @@ from app.primitives.programs import QASM3
 from app.telemetry.tracing import server_span, trace_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from app.auth.identity import Identity
     from app.auth.principal import Principal
@@ -58,7 +59,7 @@ log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 #: How long one wait for a job's end takes before it is asked for again.
-WAIT_S = 30.0
+WAIT_S = 2.0
 #: How often a stream looks whether its job has changed; an end is told at once.
 STREAM_LOOK_S = 0.1
 #: How long a calibration may take when the call has no deadline.
@@ -159,6 +160,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         #: what goes on after its call has ended.
         self._background: set[asyncio.Task[Any]] = set()
         self._slow = ThreadPoolExecutor(SLOW_CALLS, thread_name_prefix="driver-call")
+        self._is_leaving = False
 
     # --- devices ------------------------------------------------------------------------------
 
@@ -252,7 +254,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             try:
                 job = await asyncio.shield(submitting)
                 while not job.status.is_final:
-                    job = await self._dispatcher.wait(principal, job.id, WAIT_S)
+                    job = await self._later(principal, job, call, WAIT_S)
             except asyncio.CancelledError:
                 self._cancel_later(principal, submitting)
                 raise
@@ -280,11 +282,15 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
 
     async def StreamExecution(  # noqa: N802 - the name on the wire
         self, request: pb.StreamExecutionRequest, context: Context
-    ) -> AsyncIterator[Any]:
+    ) -> None:
         """What becomes of a job, up to its end."""
-        call = _Call.of(context)
-        # A job changes its state a few times for each of its attempts: few events.
-        events: asyncio.Queue[pb.ExecutionEvent | None] = asyncio.Queue()
+
+        async def tell(event: pb.ExecutionEvent) -> None:
+            try:
+                await context.write(event)
+            except grpc.aio.InternalError as exc:
+                # The caller has gone; gRPC cancels the call a moment later.
+                raise asyncio.CancelledError from exc
 
         async def answer(call: _Call) -> None:
             principal = await self._principal(call)
@@ -294,25 +300,9 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 job = await self._submit(principal, request.execute, call, context.time_remaining())
             else:
                 job = await self._job(principal, request.job_id)
-            await self._follow(principal, job, request.after_sequence, call, events.put_nowait)
+            await self._follow(principal, job, request.after_sequence, call, tell)
 
-        async def follow() -> grpc.Status | None:
-            try:
-                _, status = await self._outcome("StreamExecution", call, answer)
-                return status
-            finally:
-                events.put_nowait(None)
-
-        following = asyncio.create_task(follow())
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            status = await following
-        finally:
-            following.cancel()
-        # Not before the last event has been sent: a call that is aborted meanwhile never ends.
-        if status is not None:
-            await _abort(context, status)
+        await self._answered("StreamExecution", context, answer)
 
     # --- drivers ------------------------------------------------------------------------------
 
@@ -414,8 +404,12 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             outcome = exc.status.code.name.lower()
             return None, exc.status
         except ServiceError as exc:
-            outcome = exc.code
-            return None, status_of_error(exc, correlation_id=call.correlation_id)
+            error: ServiceError = exc
+            if isinstance(exc, BackendNotFound) and self._registry.is_loading:
+                message = f"{exc.message}; drivers are still being loaded, and may bring it"
+                error = DriverUnavailable(message, reason="loading")
+            outcome = error.code
+            return None, status_of_error(error, correlation_id=call.correlation_id)
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
@@ -594,7 +588,7 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         job: Job,
         after: int,
         call: _Call,
-        tell: Callable[[pb.ExecutionEvent], None],
+        tell: Callable[[pb.ExecutionEvent], Awaitable[None]],
     ) -> None:
         """Tell every change of a job's state after the event number ``after``."""
         last = after
@@ -606,13 +600,25 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
                 )
                 if job.status is JobStatus.COMPLETED:
                     event.result.CopyFrom(await self._result(job, call))
-                tell(event)
+                await tell(event)
                 last = sequence
             if job.status.is_final:
                 if job.status is not JobStatus.COMPLETED:
                     raise _Ended(_status_of_job(job, call))
                 return
-            job = await self._dispatcher.wait(principal, job.id, STREAM_LOOK_S)
+            job = await self._later(principal, job, call, STREAM_LOOK_S)
+
+    async def _later(self, principal: Principal, job: Job, call: _Call, timeout_s: float) -> Job:
+        """The job as soon as it is final or the time is over.
+
+        Raises:
+            _Ended: the manager stops; the job goes on.
+        """
+        if self._is_leaving:
+            message = "the driver manager stops; the job goes on: ask for it again by its id"
+            error = Unavailable(message, component="driver-manager")
+            raise _Ended(status_of_error(error, correlation_id=call.correlation_id, job_id=job.id))
+        return await self._dispatcher.wait(principal, job.id, timeout_s)
 
     def _cancel_later(self, principal: Principal, submitting: asyncio.Future[Job]) -> None:
         """Cancel a job whose caller has gone, as soon as there is one."""
@@ -621,11 +627,12 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             try:
                 job = await submitting
                 await self._dispatcher.cancel(principal, job.id)
-            except (JobIsFinal, JobNotFound):
-                return
-            except ServiceError as exc:
+            except Unavailable as exc:
                 # Its limit ends it.
                 log.warning("job_not_cancelled", error=exc.message)
+            except ServiceError:
+                # It was refused, or has ended.
+                return
             else:
                 log.info("job_cancelled", job_id=job.id, reason="the caller has gone")
 
@@ -671,8 +678,13 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             if not driver.is_leaving:
                 self._metrics.show_queue(driver.name, driver.devices, queued)
 
-    def close(self) -> None:
-        """Forget the threads: what they do ends with the drivers."""
+    def leave(self) -> None:
+        """End the calls that wait for a job, within ``WAIT_S``; the jobs go on."""
+        self._is_leaving = True
+
+    async def close(self) -> None:
+        """Wait for what goes on after its call; forget threads: what they do ends with drivers."""
+        await asyncio.gather(*self._background, return_exceptions=True)
         self._slow.shutdown(wait=False, cancel_futures=True)
 
     def _info(

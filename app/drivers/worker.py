@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -88,3 +89,7 @@ class DriverWorker:
             except Exception:
                 # The runner has given the job back; the slot goes on.
                 log.exception("slot_failed", driver_name=self._driver)
+        if ready:
+            # A wake-up that came with the end is for others: the runner leaves one behind.
+            with contextlib.suppress(Unavailable):
+                self._runner.serve(self._driver)

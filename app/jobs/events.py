@@ -18,6 +18,8 @@ log = structlog.get_logger()
 
 #: Pause before a broken subscription is made again.
 RECONNECT_S = 0.5
+#: After this time without a word the other side is asked for one; after as much again it is gone.
+SILENCE_S = 5.0
 
 
 class JobEvents:
@@ -30,6 +32,8 @@ class JobEvents:
     def __init__(self, *, client: redis.asyncio.Redis) -> None:
         """Make it; ``run`` starts listening."""
         self._client = client
+        #: the process ends: nobody shall wait any more.
+        self.has_let_go = False
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     @contextlib.asynccontextmanager
@@ -45,6 +49,11 @@ class JobEvents:
             if not waiting:
                 del self._waiting[job_id]
 
+    def let_go(self) -> None:
+        """End every wait, those to come too: whoever waits gets the job as it is."""
+        self.has_let_go = True
+        self._wake_all()
+
     async def run(self) -> None:
         """Listen until cancelled."""
         while True:
@@ -57,12 +66,17 @@ class JobEvents:
     async def _listen(self) -> None:
         async with self._client.pubsub() as subscription:
             await subscription.subscribe(DONE_CHANNEL)
+            was_silent = False
             while True:
-                # The time-out makes redis-py send its health check on a silent connection.
-                message = await subscription.get_message(timeout=5.0)
+                message = await subscription.get_message(timeout=SILENCE_S)
                 if message is None:
+                    if was_silent:
+                        raise redis.ConnectionError("nothing came, nor an answer to a ping")
                     await subscription.ping()
-                elif message["type"] == "subscribe":
+                    was_silent = True
+                    continue
+                was_silent = False
+                if message["type"] == "subscribe":
                     self._wake_all()
                 elif message["type"] == "message":
                     self._wake(message["data"].decode())

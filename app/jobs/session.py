@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from app.jobs.records import optional_time, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
+    from app.jobs.job import Job
 
 #: Recorded with a job that was still queued when its session was cancelled, or ran out.
 CANCELLED = Failure(code=SessionEnded.code, message="the session was closed before the job started")
@@ -59,6 +60,7 @@ class Session:
     #: owner and instance, ``owner:instance``: who may see it.
     scope: str
     backend: str
+    executor: str
     mode: SessionMode
     state: SessionState
     #: why it ended, or takes no more jobs; empty: the caller wanted so, or it has not.
@@ -80,20 +82,28 @@ class Session:
     run_s: float
     #: each state it entered, and when.
     history: tuple[tuple[SessionState, datetime], ...]
+    #: how many of its jobs wait.
+    queued: int
+    running: int
+
+    @property
+    def deadline(self) -> datetime:
+        """When it ends at the latest."""
+        return (self.started or self.created) + timedelta(seconds=self.max_ttl_s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """A job outside of sessions, or a session."""
 
-    id: str
-    is_session: bool
     #: order of arrival, microseconds.
     arrival: int
+    #: None: it has been deleted meanwhile.
+    of: Job | Session | None
 
 
-def decode_session(session_id: str, record: Mapping[bytes, bytes]) -> Session:
-    """The session that a ``session:{id}`` hash describes."""
+def decode_session(session_id: str, record: Mapping[bytes, bytes], *, queued: int) -> Session:
+    """The session that a ``session:{id}`` hash describes, of whose jobs so many wait."""
 
     def text(name: str) -> str:
         return record.get(name.encode(), b"").decode()
@@ -102,6 +112,7 @@ def decode_session(session_id: str, record: Mapping[bytes, bytes]) -> Session:
         id=session_id,
         scope=text("scope"),
         backend=text("backend"),
+        executor=text("executor"),
         mode=SessionMode(text("mode")),
         state=SessionState(text("state")),
         reason=text("reason"),
@@ -117,6 +128,8 @@ def decode_session(session_id: str, record: Mapping[bytes, bytes]) -> Session:
         active_s=int(text("active_ms")) / 1000,
         run_s=int(text("run_ms")) / 1000,
         history=_decode_history(text("history")),
+        queued=queued,
+        running=int(text("running")),
     )
 
 

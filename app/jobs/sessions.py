@@ -1,4 +1,4 @@
-"""What can the gateway ask of sessions? Open, read, close them; list workloads."""
+"""What can the gateway ask of sessions? Open, read, list, close them; list workloads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import LimitExceeded, SessionClosed, SessionNotFound
 from app.jobs.connection import translated
-from app.jobs.records import encode_failure, pairs
+from app.jobs.records import decode_job, encode_failure, pairs
 from app.jobs.session import CANCELLED, Workload, decode_session
 from app.lua.scripts import source
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
     import redis.asyncio
 
-    from app.jobs.session import Session, SessionRequest
+    from app.jobs.job import Job
+    from app.jobs.session import Session, SessionRequest, SessionState
 
 #: Jobs cancelled by one step of a cancellation: bounds how long it holds Redis.
 CANCEL_MOST = 200
 #: Sessions of one scope, kept ones included.
 MOST_SESSIONS = 10_000
+#: Sessions that one step of a list reads.
+PAGE = 200
 
 
 class SessionStore:
@@ -63,7 +68,7 @@ class SessionStore:
                 " closed ones are forgotten after a while"
             )
             raise LimitExceeded(message, asked=kept + 1, allowed=MOST_SESSIONS)
-        return decode_session(session_id, pairs(record))
+        return decode_session(session_id, pairs(record), queued=0)
 
     async def read(self, *, scope: str, session_id: str) -> Session:
         """The session.
@@ -71,11 +76,25 @@ class SessionStore:
         Raises:
             SessionNotFound: there is none, or it is somebody else's.
         """
+        for session in await self._read([session_id]):
+            if session.scope == scope:
+                return session
+        raise SessionNotFound(f"session {session_id[:64]!r} not found")
+
+    async def list(
+        self, *, scope: str, states: Collection[SessionState], limit: int
+    ) -> tuple[Session, ...]:
+        """Sessions that are in one of these states, newest first."""
         with translated():
-            record = await self._client.hgetall(f"session:{session_id}")
-        if record.get(b"scope") != scope.encode():
-            raise SessionNotFound(f"session {session_id[:64]!r} not found")
-        return decode_session(session_id, record)
+            members = await self._client.zrevrange(f"sessions:{scope}", 0, -1)
+        ids = [member.decode() for member in members]
+        found: list[Session] = []
+        for start in range(0, len(ids), PAGE):
+            page = await self._read(ids[start : start + PAGE])
+            found += [session for session in page if session.state in states]
+            if len(found) >= limit:
+                break
+        return tuple(found[:limit])
 
     async def close(
         self, *, scope: str, session_id: str, how: Literal["stop", "resume", "cancel"]
@@ -109,8 +128,8 @@ class SessionStore:
 
     async def workloads(
         self, *, scope: str, below: str, above: str, oldest_first: bool, limit: int
-    ) -> tuple[tuple[Workload, ...], int]:
-        """Some jobs outside of sessions, and sessions, by order of arrival; and how many there are.
+    ) -> tuple[Workload, ...]:
+        """Some jobs outside of sessions, and sessions, by order of arrival.
 
         Args:
             scope: whose.
@@ -121,16 +140,51 @@ class SessionStore:
         """
         key = f"workloads:{scope}"
         with translated():
-            pipe = self._client.pipeline(transaction=False)
             if oldest_first:
-                pipe.zrangebyscore(key, above, below, start=0, num=limit, withscores=True)
+                found = await self._client.zrangebyscore(
+                    key, above, below, start=0, num=limit, withscores=True
+                )
             else:
-                pipe.zrevrangebyscore(key, below, above, start=0, num=limit, withscores=True)
-            pipe.zcard(key)
-            found, total = await pipe.execute()
-        return tuple(_workload(member.decode(), arrival) for member, arrival in found), total
+                found = await self._client.zrevrangebyscore(
+                    key, below, above, start=0, num=limit, withscores=True
+                )
+            members = [(*member.decode().split(" "), int(arrival)) for member, arrival in found]
+            pipe = self._client.pipeline(transaction=False)
+            for kind, name, _ in members:
+                pipe.hgetall(f"{kind}:{name}")
+                if kind == "session":
+                    pipe.zcard(f"session:{name}:ready")
+            answers = iter(await pipe.execute())
+        return tuple(
+            Workload(arrival=arrival, of=_decode(kind, name, answers))
+            for kind, name, arrival in members
+        )
+
+    async def count_workloads(self, *, scope: str, below: str, above: str) -> int:
+        """How many of them there are."""
+        with translated():
+            return int(await self._client.zcount(f"workloads:{scope}", above, below))
+
+    async def _read(self, session_ids: Sequence[str]) -> tuple[Session, ...]:
+        """Those of the sessions that there are."""
+        with translated():
+            pipe = self._client.pipeline(transaction=False)
+            for session_id in session_ids:
+                pipe.hgetall(f"session:{session_id}")
+                pipe.zcard(f"session:{session_id}:ready")
+            answers = await pipe.execute()
+        found = zip(session_ids, answers[::2], answers[1::2], strict=True)
+        return tuple(
+            decode_session(session_id, record, queued=queued)
+            for session_id, record, queued in found
+            if record
+        )
 
 
-def _workload(member: str, arrival: float) -> Workload:
-    kind, _, name = member.partition(" ")
-    return Workload(id=name, is_session=kind == "session", arrival=int(arrival))
+def _decode(kind: str, name: str, answers: Iterator[Any]) -> Job | Session | None:
+    """A workload, of the answers about it; None when it is not there."""
+    record = next(answers)
+    if kind == "job":
+        return decode_job(name, record) if record else None
+    queued = next(answers)
+    return decode_session(name, record, queued=queued) if record else None

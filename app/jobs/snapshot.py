@@ -68,11 +68,15 @@ class Fleet:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """How much of the machines a scope has used in the usage period."""
+    """How much of the machines a scope has used in the usage period, and what it keeps."""
 
     used_s: float
     #: what its plan allows; None: it has no limit.
     allowed_s: int | None
+    #: what its jobs take until they are deleted.
+    kept_bytes: int
+    #: what its plan allows of that; None: as much as of the owner is kept.
+    allowed_bytes: int | None
 
     @property
     def is_exhausted(self) -> bool:

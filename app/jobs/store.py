@@ -20,6 +20,7 @@ from app.errors import (
     ServiceFull,
     SessionClosed,
     SessionNotFound,
+    StorageFull,
     Unavailable,
 )
 from app.jobs.connection import translated
@@ -59,6 +60,8 @@ TAKEN_AGAIN_MS = 3000
 #: Days that usage is told of, and that the seconds of a plan are counted in.
 USAGE_DAYS = 28
 DAY_S = 86400
+#: How long it is believed how much memory Redis may take.
+MEMORY_LOOK_S = 60.0
 
 
 class JobStore:
@@ -78,8 +81,22 @@ class JobStore:
         max_queued_bytes_per_owner: int,
         idempotency_s: float,
         retention_s: float,
+        max_kept_bytes_per_owner: int | None = None,
     ) -> None:
-        """Make the store; connects with the first call."""
+        """Make the store; connects with the first call.
+
+        Args:
+            client: connection pool to Redis.
+            wakeup_cap: most wake-ups in one queue.
+            max_queued: jobs of all owners that wait.
+            max_queued_per_owner: jobs of one owner that wait.
+            max_queued_bytes: of the programs of those.
+            max_queued_bytes_per_owner: likewise.
+            idempotency_s: how long an Idempotency-Key is remembered.
+            retention_s: how long a final job is kept.
+            max_kept_bytes_per_owner: what all jobs of one owner take until they are deleted; 0:
+                half of the memory that Redis may take; None: without a limit.
+        """
         # redis-py types an answer as all that any command may give, in either colour.
         self._client: Any = client
         self._wakeup_cap = wakeup_cap
@@ -87,6 +104,9 @@ class JobStore:
         self._max_queued_per_owner = max_queued_per_owner
         self._max_queued_bytes = max_queued_bytes
         self._max_queued_bytes_per_owner = max_queued_bytes_per_owner
+        self._max_kept_bytes_per_owner = max_kept_bytes_per_owner
+        self._half_memory_bytes: int | None = None
+        self._half_memory_until = 0.0
         self._idempotency_ms = round(idempotency_s * 1000)
         self._retention_ms = round(retention_s * 1000)
         self._add = client.register_script(source("add"))
@@ -114,6 +134,7 @@ class JobStore:
         Raises:
             QueueFull: the owner has as many jobs, or bytes, queued as allowed; nothing was stored.
             QuotaExceeded: the plan of the owner's instance allows no more; nothing was stored.
+            StorageFull: what is kept of the owner's jobs would be more than allowed; likewise.
             ServiceFull: all owners together have as much queued as allowed; nothing was stored.
             IdempotencyConflict: the key came with another request before; nothing was stored.
             SessionNotFound: there is no such session, or it is somebody else's; nothing was stored.
@@ -121,6 +142,7 @@ class JobStore:
         """
         job_id = str(uuid.uuid4())
         chunks = chunks_of(submission.params)
+        most_kept = await self._most_kept_bytes()
         arguments: list[str | int | bytes] = [
             job_id,
             scope,
@@ -146,6 +168,7 @@ class JobStore:
             self._max_queued_bytes,
             self._max_queued_bytes_per_owner,
             USAGE_DAYS,
+            "" if most_kept is None else most_kept,
             *encode_submission(submission),
         ]
         try:
@@ -164,11 +187,23 @@ class JobStore:
             if submission.idempotency_key is None and not submission.retry_s:
                 self._forget_later(scope, job_id)
             raise
-        self._refuse(reply, submission)
+        self._refuse(reply, submission, most_kept)
         record = pairs(reply[2:])
         if not record:
             raise JobNotFound("the task that this Idempotency-Key made has been deleted")
         return decode_job(reply[1].decode(), record)
+
+    async def _most_kept_bytes(self) -> int | None:
+        """What all jobs of one owner may take until they are deleted; None: any."""
+        if self._max_kept_bytes_per_owner != 0:
+            return self._max_kept_bytes_per_owner
+        if time.monotonic() >= self._half_memory_until:
+            with translated():
+                memory = await self._client.info("memory")
+            # Without a limit of its own Redis takes the machine's memory, which nobody knows here.
+            self._half_memory_bytes = memory["maxmemory"] // 2 or None
+            self._half_memory_until = time.monotonic() + MEMORY_LOOK_S
+        return self._half_memory_bytes
 
     def _forget_later(self, scope: str, job_id: str) -> None:
         """Delete a job that may have been stored though its caller is told that it was not.
@@ -195,7 +230,7 @@ class JobStore:
             else:
                 return
 
-    def _refuse(self, reply: list[Any], submission: Submission) -> None:
+    def _refuse(self, reply: list[Any], submission: Submission, most_kept: int | None) -> None:
         """Raise what the answer of ``add`` says, if it says that nothing was stored."""
         match reply[0].decode():
             case "conflict":
@@ -219,6 +254,13 @@ class JobStore:
                     f" together at most {allowed} are allowed; wait for some or cancel some"
                 )
                 raise QueueFull(message, queued=queued, sent=sent, allowed=allowed)
+            case "owner_kept":
+                kept, asked = int(reply[1]), int(reply[2])
+                message = (
+                    f"your jobs take {kept} bytes until they are deleted and this one {asked},"
+                    f" together at most {most_kept} are allowed; {self._make_room()}"
+                )
+                raise StorageFull(message, kept=kept, asked=asked, allowed=most_kept)
             case "all_jobs":
                 queued, allowed = int(reply[1]), self._max_queued
                 message = (
@@ -255,6 +297,14 @@ class JobStore:
                     allowed_s=allowed,
                     retry_after_s=-(-int(reply[4]) // 1000),
                 )
+            case "plan_kept":
+                kept, asked, allowed = (int(number) for number in reply[1:4])
+                plan = reply[4].decode()
+                message = (
+                    f"jobs of your instance take {kept} bytes until they are deleted and this one"
+                    f" {asked}, its plan {plan!r} allows {allowed}; {self._make_room()}"
+                )
+                raise QuotaExceeded(message, plan=plan, kept=kept, asked=asked, allowed=allowed)
             case "session_missing":
                 raise SessionNotFound(f"session {submission.session_id[:64]!r} not found")
             case "session_closed":
@@ -268,10 +318,23 @@ class JobStore:
                 )
                 raise SessionClosed(message, backend=of)
 
+    def _make_room(self) -> str:
+        """What an owner can do whose jobs take as much as they may."""
+        hours = self._retention_ms / 3_600_000
+        return (
+            "delete some (DELETE /api/v1/jobs/ID), or wait:"
+            f" each is deleted by itself {hours:g} hours after its end"
+        )
+
     async def answered(self, *, scope: str, submission: Submission, job_id: str) -> None:
         """Note that the caller has the answer: the same submission is a new job from now on."""
         with translated():
             await self._answered(args=[scope, _fingerprint(submission), job_id])
+
+    async def deletion_answered(self, *, scope: str, job_id: str) -> None:
+        """Note that who deleted the job knows: for them, too, there is none from now on."""
+        with translated():
+            await self._answered(args=[scope, _fingerprint_of_deletion(job_id), job_id])
 
     async def read(self, *, scope: str, job_id: str) -> Job:
         """The job.
@@ -348,14 +411,28 @@ class JobStore:
             raise JobIsFinal(message, state=before)
         return await self.read(scope=scope, job_id=job_id)
 
-    async def delete(self, *, scope: str, job_id: str) -> None:
+    async def delete(self, *, scope: str, job_id: str, retry_s: float = 0.0) -> None:
         """Delete everything of a job; one that is not final is cancelled before.
+
+        Args:
+            scope: whose.
+            job_id: which.
+            retry_s: how long it is no fault that the job is gone when this is asked for again,
+                because the answer did not arrive (``deletion_answered`` was not called).
 
         Raises:
             JobNotFound: there is none, or it is somebody else's.
         """
         with translated():
-            outcome = await self._delete(args=[scope, job_id, self._retention_ms])
+            outcome = await self._delete(
+                args=[
+                    scope,
+                    job_id,
+                    self._retention_ms,
+                    round(retry_s * 1000),
+                    _fingerprint_of_deletion(job_id),
+                ]
+            )
         if outcome == b"missing":
             raise _missing(job_id)
 
@@ -412,7 +489,7 @@ class JobStore:
         return JobPage(jobs=jobs, total=total, cursor=shown[-1][1] if more and shown else None)
 
     async def usage(self, *, scope: str) -> Usage:
-        """How long jobs of this scope have run in ``USAGE_DAYS`` days, and may."""
+        """How long jobs of this scope have run in ``USAGE_DAYS`` days, what they take; and may."""
         owner, _, instance = scope.partition(":")
         with translated():
             pipe = self._client.pipeline(transaction=False)
@@ -420,12 +497,18 @@ class JobStore:
             pipe.hgetall(f"usage:{scope}")
             pipe.hget(f"instances:{owner}", instance)
             pipe.hgetall("plans")
-            (seconds, _), days, plan, quotas = await pipe.execute()
+            pipe.hget("kept:bytes", scope)
+            (seconds, _), days, plan, quotas, kept = await pipe.execute()
         first = seconds // DAY_S - USAGE_DAYS + 1
-        allowed = quotas.get((plan or DEFAULT_PLAN.encode()) + b"|seconds")
+        allowed_s, allowed_bytes = (
+            quotas.get(b"%b|%b" % (plan or DEFAULT_PLAN.encode(), what)) or None
+            for what in (b"seconds", b"kept_bytes")
+        )
         return Usage(
             used_s=sum(int(ms) for day, ms in days.items() if int(day) >= first) / 1000,
-            allowed_s=int(allowed) if allowed else None,
+            allowed_s=None if allowed_s is None else int(allowed_s),
+            kept_bytes=int(kept or 0),
+            allowed_bytes=None if allowed_bytes is None else int(allowed_bytes),
         )
 
     async def fleet(self, *, executors: Sequence[str]) -> Fleet:
@@ -518,12 +601,18 @@ class JobStore:
             await self._client.set(key, chunk, ex=ORPHAN_S, nx=True)
 
     async def _read_chunks(self, prefix: str, count: int) -> bytes:
+        # One by one: Redis shall not be held by a large one.
         chunks = [await self._client.get(f"{prefix}:{i}") for i in range(count)]
-        return b"".join(chunk for chunk in chunks if chunk)
+        # It may be deleted between two reads: nothing is better than a part.
+        return b"" if None in chunks else b"".join(chunks)
 
 
 def _chunk_keys(prefix: str, chunks: Sequence[bytes]) -> list[str]:
     return [f"{prefix}:{i}" for i in range(len(chunks))]
+
+
+def _fingerprint_of_deletion(job_id: str) -> str:
+    return f"delete:{job_id}"
 
 
 def _fingerprint(submission: Submission) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from app.errors import ServiceError
@@ -28,6 +29,31 @@ LOG_BYTES = 64 * 2**20
 LOG_LOOK_S = 60.0
 
 _PR_SET_PDEATHSIG = 1
+
+
+class StopRequest:
+    """Whether we shall stop; a signal handler may ask for it at any moment.
+
+    Not ``threading.Event``: what the handler interrupts may hold its lock, and then both wait for
+    ever. ``SimpleQueue.put`` may interrupt everything.
+    """
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.is_set = False
+        self._news: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Ask."""
+        self.is_set = True
+        self._news.put(None)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is asked for or the time is over; gives whether it is."""
+        if not self.is_set:
+            with contextlib.suppress(Empty):
+                self._news.get(timeout=timeout_s)
+        return self.is_set
 
 
 class Part:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -23,7 +22,7 @@ from app.errors import ConfigurationInvalid, Unavailable
 from app.executors.gpus import CUSTATEVEC, may_have_gpus, survey
 from app.jobs.connection import connect_worker
 from app.local import addresses
-from app.local.processes import Part, last_line, spawn
+from app.local.processes import Part, StopRequest, last_line, spawn
 from app.local.valkey import STOP_TIMEOUT_S, EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class LocalStack:
         self._settings = settings
         self._port = settings.port or addresses.free_port()
         self._logs = settings.data / "logs"
-        self._stop = threading.Event()
+        self._stop = StopRequest()
         #: in the order in which they are started; they are ended the other way round.
         self._parts: list[Part] = []
         #: components that the gateway has called unhealthy last.
@@ -95,7 +94,7 @@ class LocalStack:
         else:
             _say("redis", "as configured; started and ended by others")
             self._say_whether_it_answers(url)
-        if self._stop.is_set():
+        if self._stop.is_set:
             return
         self._say_who_may_call(url)
         environment = os.environ | {
@@ -160,9 +159,9 @@ class LocalStack:
         self._parts.append(part)
         part.start()
         _say("valkey", f"starting on {addresses.LOOPBACK}:{valkey.port}, data in {folder}")
-        while not (self._stop.is_set() or valkey.is_ready()):
+        while not (self._stop.is_set or valkey.is_ready()):
             self._stop.wait(0.01)
-        if not self._stop.is_set():
+        if not self._stop.is_set:
             _say("valkey", f"{valkey.version()} is ready, {DURABILITY[valkey.fsync]}")
         return valkey.url
 
@@ -199,7 +198,7 @@ class LocalStack:
     def _start_drivers(self, environment: dict[str, str]) -> None:
         """Start the driver manager, if that is wanted and possible."""
         settings = self._settings
-        if self._stop.is_set() or settings.drivers == "off":
+        if self._stop.is_set or settings.drivers == "off":
             return
         if settings.drivers == "auto":
             if find_spec("grpc") is None:
@@ -275,7 +274,7 @@ class LocalStack:
         """The first SIGINT, SIGTERM or SIGHUP asks to stop; the second kills."""
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            if not self._stop.is_set():
+            if not self._stop.is_set:
                 self._stop.set()
                 return
             for part in self._parts:

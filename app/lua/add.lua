@@ -7,11 +7,13 @@
 --       '0', 15 program id, 16 backend, 17 tags (JSON), 18 session id or '',
 --       19 ms for which a request without a key, whose answer did not arrive, is known again, or 0,
 --       20 ms that an answer may be under way, 21 bytes of the params, 22 most bytes queued of all, 23 of one
---       owner, 24 days that a plan's seconds are counted in, then field, value, … of the record.
+--       owner, 24 days that a plan's seconds are counted in, 25 most bytes that an owner's jobs keep, or '': any,
+--       then field, value, … of the record.
 -- Gives {'created' | 'existing', id, field, value, … of the record}, {'conflict'}, {'answering'},
--- {'all_jobs' | 'all_bytes' | 'owner_jobs' | 'owner_bytes', how much is queued}, {'plan_queued', number queued,
--- allowed, plan}, {'plan_seconds', ms used, seconds allowed, plan, ms until it is less}, {'session_missing'},
--- {'session_backend', backend} or {'session_closed', state}.
+-- {'all_jobs' | 'all_bytes' | 'owner_jobs' | 'owner_bytes', how much is queued}, {'owner_kept', bytes kept, bytes
+-- asked}, {'plan_queued', number queued, allowed, plan}, {'plan_seconds', ms used, seconds allowed, plan, ms until it
+-- is less}, {'plan_kept', bytes kept, bytes asked, allowed, plan}, {'session_missing'}, {'session_backend', backend} or
+-- {'session_closed', state}.
 -- A wake-up is pushed unless as many lie there as jobs are queued: those will serve this one too.
 -- Safe to repeat: a known id or idempotency key changes nothing. Refused by a full Redis (no allow-oom).
 
@@ -50,8 +52,14 @@ if ARGV[18] ~= '' then
   if of.backend ~= ARGV[16] then return {'session_backend', of.backend} end
 end
 
--- Whose own limit is reached is told that, whatever the others do.
 local bytes = tonumber(ARGV[21])
+-- Tags that cannot be read fail here, before anything is written.
+local asked = bytes + RECORD_BYTES + #cjson.decode(ARGV[17]) * TAG_BYTES
+-- Whose own limit is reached is told that, whatever the others do.
+if ARGV[25] ~= '' then
+  local kept = kept_of(owner)
+  if kept + asked > tonumber(ARGV[25]) then return {'owner_kept', integer(kept), integer(asked)} end
+end
 for _, of in ipairs({{'owner', owner, ARGV[13], ARGV[23]}, {'all', '*', ARGV[12], ARGV[22]}}) do
   local jobs_queued = number(redis.call('HGET', 'queued:jobs', of[2]), 0)
   if jobs_queued >= tonumber(of[3]) then return {of[1] .. '_jobs', integer(jobs_queued)} end
@@ -69,15 +77,18 @@ if allowed then
   local used, less_in = used_ms(scope, tonumber(ARGV[24]), allowed * 1000, now)
   if less_in then return {'plan_seconds', integer(used), integer(allowed), plan, integer(less_in)} end
 end
+allowed, plan = quota(scope, 'kept_bytes')
+if allowed then
+  local kept = kept_of(scope)
+  if kept + asked > allowed then return {'plan_kept', integer(kept), integer(asked), integer(allowed), plan} end
+end
 
--- What cannot be read fails before anything is written, not after.
-cjson.decode(ARGV[17])
 local sequence = next_sequence(now)
 redis.call('HSET', 'job:' .. id, 'status', 'Queued', 'attempt', 0, 'crashes', 0, 'owner', owner,
   'scope', scope, 'executor', executor, 'priority', integer(priority), 'sequence', integer(sequence),
   'arrival', integer(sequence), 'created', integer(now), 'params_chunks', chunks, 'program_id', ARGV[15],
   'backend', ARGV[16], 'listed', ARGV[14], 'tags', ARGV[17], 'session_id', ARGV[18],
-  'params_bytes', bytes, unpack(ARGV, 25))
+  'params_bytes', bytes, 'kept_bytes', integer(asked), unpack(ARGV, 26))
 if chunks == 1 then
   redis.call('SET', 'params:' .. id .. ':0', ARGV[5])
 else
@@ -89,6 +100,7 @@ elseif retry_ms > 0 then
   redis.call('SET', unanswered, id, 'PX', retry_ms)
 end
 local job = read(id)
+tally_kept(job, asked)
 if job.listed then
   list(job)
   count(1, 'jobs_submitted_total', ARGV[15], ARGV[16])

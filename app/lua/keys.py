@@ -85,6 +85,11 @@ SCHEMA: tuple[Key, ...] = (
         content="bytes of the params of queued jobs: of all (`*`), of an owner",
     ),
     Key(
+        pattern="kept:bytes",
+        type="hash",
+        content="bytes that all jobs take until they are deleted: of an owner, `owner:instance`",
+    ),
+    Key(
         pattern="running:scopes",
         type="hash",
         content="`owner:instance` → number of running jobs, validations left out",
@@ -196,7 +201,7 @@ SCHEMA: tuple[Key, ...] = (
     Key(
         pattern="unanswered:{owner}:{instance}:{fingerprint}",
         type="string",
-        content="job whose caller has no answer yet: the same request is the same job; expires",
+        content="job made or deleted, its caller has no answer: repeated, it is the same; expires",
     ),
     Key(
         pattern="apikey:{id}",
@@ -216,7 +221,7 @@ SCHEMA: tuple[Key, ...] = (
     Key(
         pattern="plans",
         type="hash",
-        content="`plan|quota` → how much it allows: queued, running, seconds; empty: no limit",
+        content="`plan|quota` → what it allows: queued, running, seconds, kept_bytes; empty: any",
     ),
     Key(
         pattern="failed_logins:{address}",

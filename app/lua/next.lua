@@ -30,6 +30,9 @@ local function commit(id, attempt)
   else
     for chunk = 0, chunks - 1 do redis.call('PERSIST', prefix .. chunk) end
   end
+  local given = #ARGV[15] + #ARGV[16]
+  for chunk = 0, chunks - 1 do given = given + redis.call('STRLEN', prefix .. chunk) end
+  keep(job, given)
   redis.call('HSET', 'job:' .. id, 'result_chunks', chunks)
   if ARGV[15] ~= '' then redis.call('SET', 'provenance:' .. id, ARGV[15]) end
   if ARGV[16] ~= '' then redis.call('SET', 'log:' .. id, ARGV[16]) end

@@ -340,6 +340,12 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, to the whole group; the process is a zombie until ``bury``."""
+        if self._handle is not None:
+            try:
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            except ProcessLookupError:
+                # It went with its zygote; its number may be another process's by now.
+                return
         for send in (os.killpg, os.kill):
             try:
                 send(self.pid, signal.SIGKILL)
@@ -351,7 +357,10 @@ class Child:
         self.kill()
         # The kernel frees about 10 GB in a second; meanwhile the zygote shall fork for other slots.
         if self._handle is not None:
-            select.select([self._handle], [], [])
+            # Not ``select``: that takes no descriptor above 1023.
+            end = select.poll()
+            end.register(self._handle, select.POLLIN)
+            end.poll()
             os.close(self._handle)
         status = self._zygote.wait(self.pid)
         self._close()
@@ -397,9 +406,14 @@ class SandboxSlot:
         self._number = number
         self._limits = limits
         self._max_result_bytes = max_result_bytes
+        #: held for moments only: who kills a job must not wait for a fork or a funeral, since the
+        #: heartbeat of all jobs waits for that.
         self._lock = threading.Lock()
+        #: held while a job runs: whoever runs it buries its child, and nobody else.
+        self._running = threading.Lock()
         self._child: Child | None = None
         self._killed = False
+        self._closed = False
         self._kernel_kills = _kernel_oom_kills()
 
     def run(self, *, owner: str, request: Request, time_limit_s: float) -> Reply:
@@ -415,8 +429,12 @@ class SandboxSlot:
             MemoryLimitReached: the child ran out of memory and died of it.
             SandboxCrashed: the child died otherwise, or answered nonsense.
             SandboxKilled: ``kill`` was called meanwhile.
-            SandboxUnavailable: no child could be forked.
+            SandboxUnavailable: no child could be forked, or the slot is closed.
         """
+        with self._running:
+            return self._run(owner, request, time_limit_s)
+
+    def _run(self, owner: str, request: Request, time_limit_s: float) -> Reply:
         child = self._child_for(owner)
         cpu_limit_s = time_limit_s * request.resources.threads + CPU_SLACK_S
         frame = encode_request(request, cpu_limit_s=cpu_limit_s)
@@ -453,11 +471,12 @@ class SandboxSlot:
                 self._child.kill()
 
     def close(self) -> None:
-        """End the child."""
-        with self._lock:
+        """End the child and the job that runs in it; no other runs here."""
+        self._closed = True
+        self.kill()
+        with self._running:
             if self._child is not None:
-                self._child.bury()
-                self._child = None
+                self._drop(self._child)
 
     @property
     def pid(self) -> int | None:
@@ -467,25 +486,33 @@ class SandboxSlot:
 
     def _child_for(self, owner: str) -> Child:
         with self._lock:
-            # A kill may come when the job it is meant for has just ended: that child is dead.
-            usable = (
-                self._child is not None
-                and self._child.owner == owner
-                and not self._killed
-                and self._child.waits
+            if self._closed:
+                raise SandboxUnavailable("the worker stops; its sandboxes are closed")
+            child, self._child = self._child, None
+            killed, self._killed = self._killed, False
+        # A kill may come when the job it is meant for has just ended: that child is dead.
+        if child is not None and (killed or child.owner != owner or not child.waits):
+            child.bury()
+            child = None
+        if child is None:
+            child = self._fork(owner)
+        with self._lock:
+            self._child = child
+            if self._killed:
+                child.kill()
+        return child
+
+    def _fork(self, owner: str) -> Child:
+        try:
+            return Child(
+                zygote=self._zygote,
+                slot=self._number,
+                owner=owner,
+                most_result_bytes=self._max_result_bytes,
             )
-            if self._child is not None and not usable:
-                self._child.bury()
-                self._child = None
-            self._killed = False
-            if self._child is None:
-                self._child = Child(
-                    zygote=self._zygote,
-                    slot=self._number,
-                    owner=owner,
-                    most_result_bytes=self._max_result_bytes,
-                )
-            return self._child
+        except OSError as exc:
+            # No descriptor, no process is left: no fault of the job.
+            raise SandboxUnavailable(f"no sandbox can be started: {exc.strerror}") from exc
 
     def _age(self, child: Child, condition: Condition, reply: Reply) -> None:
         """Replace a child that has served long, has grown, or was out of memory.
@@ -505,7 +532,7 @@ class SandboxSlot:
     def _drop(self, child: Child) -> int | None:
         with self._lock:
             self._child = None
-            return child.bury()
+        return child.bury()
 
     def _raise_if_killed(self) -> None:
         if self._killed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 
 #: A beat or a look at the subscription takes no longer than this to end, while Redis answers.
 LOOP_END_S = 3.0
+#: What asks a worker to drain and end.
+DRAINING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 settings = Settings()
 app = build_celery(settings)
@@ -36,6 +39,8 @@ gate = WakeupGate(slots=settings.slots)
 app.steps["consumer"].add(gate_step(gate))
 
 _running: Worker | None = None
+#: Who starts us with nohup wants us to stay when the terminal goes; Celery forgets it.
+_stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]  # Celery has no types
@@ -74,39 +79,51 @@ def _build(**_: Any) -> None:
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start(sender: Consumer, **_: Any) -> None:
-    """Start the keeper; from now on SIGTERM and SIGINT drain."""
+    """Start the keeper; from now on SIGTERM, SIGINT and SIGHUP drain."""
     if _running is None:
         raise RuntimeError("the worker was not built")
     worker = _running
     stop = threading.Event()
+    asked: SimpleQueue[int] = SimpleQueue()
     loops = [
         threading.Thread(target=loop, args=(stop,), name=loop.__name__, daemon=True)
         for loop in (worker.sweeper.keep, worker.sweeper.listen)
     ]
-    for loop in loops:
-        loop.start()
 
     def drain(number: int, _frame: FrameType | None) -> None:
         # A second signal means: now. Jobs then go back when their leases end.
-        signal.signal(number, signal.SIG_DFL)
-        log.info("worker_draining", worker=worker.id, signal=signal.Signals(number).name)
-        for name in settings.executors:
-            sender.hub.call_soon(sender.cancel_task_queue, name)
-        threading.Thread(target=finish, name="drain", daemon=True).start()
+        for each in DRAINING:
+            signal.signal(each, signal.SIG_DFL)
+        # Nothing else: the handler may have interrupted who holds a lock that anything else takes,
+        # Celery's event loop above all, and would wait for it for ever.
+        asked.put(number)
 
     def finish() -> None:
-        worker.runner.drain(settings.drain_s)
-        stop.set()
-        # Who still beats would come back after its goodbye.
-        for loop in loops:
-            loop.join(LOOP_END_S)
-        worker.leave()
-        log.info("worker_stopped", worker=worker.id)
-        state.should_stop = os.EX_OK
+        number = asked.get()
+        try:
+            log.info("worker_draining", worker=worker.id, signal=signal.Signals(number).name)
+            for name in settings.executors:
+                sender.hub.call_soon(sender.cancel_task_queue, name)
+            worker.runner.drain(settings.drain_s)
+            stop.set()
+            # Who still beats would come back after its goodbye.
+            for loop in loops:
+                loop.join(LOOP_END_S)
+            worker.leave()
+            log.info("worker_stopped", worker=worker.id)
+        finally:
+            # Whatever went wrong: a worker that takes no more jobs must not stay.
+            state.should_stop = os.EX_OK
 
-    # Celery's own warm shutdown hangs under load; it must never see these signals.
-    signal.signal(signal.SIGTERM, drain)
-    signal.signal(signal.SIGINT, drain)
+    # Celery's own warm shutdown hangs under load, and what it does at SIGHUP, a restart, fails: it
+    # must never see these signals.
+    for number in DRAINING:
+        signal.signal(number, drain)
+    if _stays:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Afterwards: who sees the first beat may ask us to end.
+    for thread in (*loops, threading.Thread(target=finish, name="drain", daemon=True)):
+        thread.start()
     log.info(
         "worker_ready", worker=worker.id, executors=list(settings.executors), slots=settings.slots
     )

@@ -102,6 +102,56 @@ async def test_too_many_bytes_in_the_queue_are_told_with_numbers(
     assert stored(raw) == 0
 
 
+async def test_who_keeps_too_much_is_refused_until_they_delete_some(
+    redis_url: str, raw: redis.Redis, keys: KeyStore
+) -> None:
+    ana, bob = [
+        {"authorization": f"apikey {await keys.issue(owner=owner)}"} for owner in ("ana", "bob")
+    ]
+    async with gateway(redis_url, auth="on", max_kept_bytes_per_owner=5000) as client:
+        first = (await client.post("/tasks", json={"circuit": BELL}, headers=ana)).json()["task_id"]
+        second = (await client.post(f"{API}/jobs", json=runtime_job(), headers=ana)).json()["id"]
+        for ended in (first, second):
+            assert (await client.delete(f"/tasks/{ended}", headers=ana)).status_code == 204
+        before = {key: raw.dump(key) for key in raw.scan_iter()}
+        refused = await client.post("/tasks", json={"circuit": BELL}, headers=ana)
+        in_runtime = await client.post(f"{API}/jobs", json=runtime_job(), headers=ana)
+        assert {key: raw.dump(key) for key in raw.scan_iter()} == before
+
+        assert (await client.post("/tasks", json={"circuit": BELL}, headers=bob)).status_code == 200
+        assert (await client.delete(f"{API}/jobs/{first}", headers=ana)).status_code == 204
+        assert (await client.post("/tasks", json={"circuit": BELL}, headers=ana)).status_code == 200
+
+    problem = refused.json()
+    assert (refused.status_code, problem["code"]) == (429, "storage_full")
+    assert problem["kept"] < problem["allowed"] == 5000 < problem["kept"] + problem["asked"]
+    assert "DELETE /api/v1/jobs/ID" in problem["detail"]
+    (told,) = in_runtime.json()["errors"]
+    assert (in_runtime.status_code, told["code"], told["more_info"]) == (429, 1202, "storage_full")
+    assert "delete jobs" in told["solution"]
+
+
+@pytest.mark.parametrize(("auth", "status"), [("on", 429), ("off", 200)])
+async def test_half_of_the_memory_is_for_one_owner_where_there_are_others(
+    redis_url: str, raw: redis.Redis, keys: KeyStore, auth: str, status: int
+) -> None:
+    key = await keys.issue(owner="local")
+    asked = runtime_job(params={"pubs": ["p" * 8_000_000]})
+    async with gateway(redis_url, auth=auth) as client:
+        raw.config_set("maxmemory", 64_000_000)
+        try:
+            answers = [
+                await client.post(
+                    f"{API}/jobs", json=asked, headers={"authorization": f"apikey {key}"}
+                )
+                for _ in range(4)
+            ]
+        finally:
+            raw.config_set("maxmemory", 0)
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, status]
+
+
 async def test_a_plan_that_is_used_up_says_when_to_come_back(
     redis_url: str, raw: redis.Redis, keys: KeyStore
 ) -> None:

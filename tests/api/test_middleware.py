@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -232,3 +232,54 @@ async def test_pages_of_a_named_origin_may_call(
     assert "access-control-allow-credentials" not in answer.headers | asked.headers
     assert "access-control-allow-origin" not in other.headers | other_asked.headers
     assert other_asked.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"content": b" " * 101}, 413),
+        ({"content": b"{}", "headers": {"content-encoding": "gzip"}}, 415),
+        ({"params": {"q": "1" * 500}}, 414),
+        ({"headers": {f"x-{i}": "1" for i in range(30)}}, 431),
+    ],
+)
+async def test_pages_of_a_named_origin_may_read_why_a_request_was_not_let_in(
+    make_app: Callable[..., FastAPI],
+    connect: Callable[[FastAPI], httpx2.AsyncClient],
+    dispatcher: FakeDispatcher,
+    sent: dict[str, Any],
+    status: int,
+) -> None:
+    http = {"body_bytes": 100, "target_bytes": 400, "headers": 20}
+
+    async def refused(app: FastAPI, origin: str) -> httpx2.Response:
+        headers = JSON | sent.get("headers", {}) | {"origin": origin}
+        async with connect(app) as client:
+            answer = await client.post("/tasks", **(sent | {"headers": headers}))
+        assert answer.status_code == status
+        return answer
+
+    allowed = await refused(make_app(http=http, cors_origins=(LAB,)), LAB)
+    other = await refused(make_app(http=http, cors_origins=(LAB,)), "https://evil.example")
+    closed = await refused(make_app(http=http), LAB)
+
+    assert allowed.headers["access-control-allow-origin"] == LAB
+    assert "X-Request-ID" in allowed.headers["access-control-expose-headers"]
+    assert allowed.headers["vary"] == "Origin"
+    assert "access-control-allow-origin" not in other.headers | closed.headers
+    assert dispatcher.calls == 0
+
+
+async def test_a_body_that_proves_too_large_is_refused_readably(
+    make_app: Callable[..., FastAPI], connect: Callable[[FastAPI], httpx2.AsyncClient]
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(11):
+            yield b" " * 10
+
+    app = make_app(http={"body_bytes": 100}, cors_origins=(LAB,))
+    async with connect(app) as client:
+        answer = await client.post("/tasks", content=chunks(), headers=JSON | {"origin": LAB})
+
+    assert_problem(answer, 413, "body_too_large")
+    assert answer.headers.get_list("access-control-allow-origin") == [LAB]

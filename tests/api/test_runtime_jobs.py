@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from app.api.application import create_app
+from app.api.runtime import account
 from app.api.runtime.errors import MOUNTS, NUMBERS, number_of
 from app.auth.identity import OpenIdentity
 from app.auth.principal import Principal
@@ -293,8 +294,9 @@ async def test_a_job_that_ran_too_long_has_the_clients_code(
 
 
 async def test_a_read_is_held_until_the_job_is_final(
-    alice: httpx2.AsyncClient, worker: ClaimStore
+    alice: httpx2.AsyncClient, worker: ClaimStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.api.runtime.jobs.HELD_S", 20)
     job_id = await created(alice)
     found = claim(worker)
     reading = asyncio.create_task(alice.get(f"{API}/jobs/{job_id}?exclude_params=true"))
@@ -406,6 +408,29 @@ async def test_a_repetition_after_a_lost_answer_is_the_same_job(
 
     assert await created(alice) == stored[0]
     assert await created(alice) != stored[0], "that one was answered"
+
+
+async def test_a_deletion_repeated_after_a_lost_answer_is_no_fault(
+    app: FastAPI, alice: httpx2.AsyncClient, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = app.state.services.dispatcher
+    remove = dispatcher.delete
+    job_id = await created(alice)
+
+    async def lose(*arguments: Any) -> None:
+        await remove(*arguments)
+        raise Unavailable("Redis does not answer", component="redis")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher, "delete", lose)
+        refusal(await alice.delete(f"{API}/jobs/{job_id}"), 503, "unavailable")
+
+    refusal(await alice.get(f"{API}/jobs/{job_id}"), 404, "job_not_found")
+    async with client_of(app, "bob") as bob:
+        refusal(await bob.delete(f"{API}/jobs/{job_id}"), 404, "job_not_found")
+    assert (await alice.delete(f"{API}/jobs/{job_id}")).status_code == 204
+    refusal(await alice.delete(f"{API}/jobs/{job_id}"), 404, "job_not_found")
+    assert [key for key in raw.scan_iter() if key.startswith("unanswered")] == []
 
 
 async def test_an_idempotency_key_decides_when_there_is_one(alice: httpx2.AsyncClient) -> None:
@@ -639,7 +664,38 @@ async def test_workloads_are_listed_and_narrowed(
     back = await alice.get(f"{API}/workloads?limit=2&previous={second['previous']['previous']}")
     assert [workload["id"] for workload in second["workloads"]] == [job]
     assert back.json()["workloads"] == first["workloads"]
-    assert first["total_count"] == 3
+    assert first["total_count"] == second["total_count"] == back.json()["total_count"] == 3
+
+
+async def test_workloads_are_counted_as_they_are_narrowed(
+    alice: httpx2.AsyncClient, worker: ClaimStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "READ_AT_ONCE", 2)
+    first = (await alice.get(f"{API}/jobs/{await created(alice, tags=['xyz'])}")).json()
+    end(worker, claim(worker))
+    for _ in range(4):
+        await created(alice, tags=["y"])
+    await opened(alice)
+    born = f"created_before={first['created']}"
+
+    async def listed(query: str) -> tuple[int, int]:
+        answer = (await alice.get(f"{API}/workloads?{query}")).json()
+        return answer["total_count"], len(answer["workloads"])
+
+    assert await listed("") == (6, 6)
+    assert await listed("mode=job&limit=3") == (5, 3)
+    assert await listed("tags=y") == (4, 4)
+    assert await listed("status=completed") == (1, 1)
+    assert await listed("search=yz") == (1, 1)
+    assert await listed("search=manila&limit=1") == (6, 1)
+    assert await listed("backend=nothing") == (0, 0)
+    assert await listed(born) == (1, 1)
+    assert await listed(f"{born}&mode=session") == (0, 0)
+    newest = (await alice.get(f"{API}/workloads?mode=job&limit=2")).json()
+    assert await listed(f"mode=job&limit=2&next={newest['next']['next']}") == (5, 2)
+    monkeypatch.setattr(account, "LOOKED_AT", 4)
+    assert await listed("mode=job") == (3, 3)
+    assert await listed("limit=1") == (6, 1)
 
 
 # --- everybody for themselves -----------------------------------------------------------------------

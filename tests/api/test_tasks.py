@@ -259,11 +259,11 @@ async def test_qc_without_a_header_is_refused_and_circuit_is_not(
 def test_looking_for_a_header_takes_linear_time(unit: str) -> None:
     source = unit * (1_000_000 // len(unit))
 
-    began = time.perf_counter()
+    began = time.process_time()
     found = has_header(source)
 
     assert not found
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 async def test_too_many_shots_say_what_was_asked_and_what_is_allowed(

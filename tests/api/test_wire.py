@@ -5,23 +5,55 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
+import uvicorn
 
+from app.api.server import bounded
+from app.bootstrap import build_gateway
+from app.config import Settings
 from app.jobs.job import JobStatus
 from tests.api.conftest import BELL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from fastapi import FastAPI
 
     from tests.api.fakes import FakeDispatcher
 
+    Address = tuple[str, int]
+
 pytestmark = pytest.mark.anyio
 
 POST = b"POST /tasks HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+
+
+@asynccontextmanager
+async def ending(app: FastAPI, *, grace_s: int) -> AsyncIterator[tuple[uvicorn.Server, Address]]:
+    """A server that a test ends, and where it listens."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=bounded(app.state.services.settings.http),
+            log_config=None,
+            lifespan="on",
+            timeout_graceful_shutdown=grace_s,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield server, listening.getsockname()
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving
 
 
 class Wire:
@@ -226,14 +258,14 @@ HEAD = b"GET /health/live HTTP/1.1\r\nhost: test\r\n"
 async def test_a_head_that_comes_too_slowly_is_ended_with_408(
     make_app: Callable[..., FastAPI], serve: Callable[[FastAPI], tuple[str, int]]
 ) -> None:
-    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 0.2})))
+    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 1})))
 
     await wire.send(HEAD)
     async with asyncio.timeout(5):
         status, document = await wire.answer()
         rest = await wire.reader.read()
 
-    assert (status, document["code"], document["allowed_s"]) == (408, "head_timeout", 0.2)
+    assert (status, document["code"], document["allowed_s"]) == (408, "head_timeout", 1)
     assert rest == b""
     await wire.close()
 
@@ -241,7 +273,7 @@ async def test_a_head_that_comes_too_slowly_is_ended_with_408(
 async def test_so_is_a_second_head_on_the_same_connection(
     make_app: Callable[..., FastAPI], serve: Callable[[FastAPI], tuple[str, int]]
 ) -> None:
-    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 0.2})))
+    wire = await Wire.to(serve(make_app(http={"head_timeout_s": 1})))
     await wire.send(HEAD + b"\r\n")
     assert (await wire.answer())[0] == 200
 
@@ -268,10 +300,10 @@ async def test_a_slow_body_and_a_slow_answer_are_no_slow_head(
     serve: Callable[[FastAPI], tuple[str, int]],
     dispatcher: FakeDispatcher,
 ) -> None:
-    address = serve(make_app(http={"head_timeout_s": 0.1}))
+    address = serve(make_app(http={"head_timeout_s": 0.5}))
     task_id = await accept(address)
     wire = await Wire.to(address)
-    await wire.send(b"GET /tasks/%s?wait=0.5 HTTP/1.1\r\nhost: test\r\n\r\n" % task_id.encode())
+    await wire.send(b"GET /tasks/%s?wait=1 HTTP/1.1\r\nhost: test\r\n\r\n" % task_id.encode())
 
     status, document = await wire.answer()
 
@@ -296,3 +328,41 @@ async def test_a_head_without_an_end_is_cut_off(
 
     assert (status, document["code"]) == (431, "headers_too_large")
     await wire.close()
+
+
+async def test_who_waits_for_a_job_has_it_as_it_is_when_the_server_ends(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.server.WAITS_S", 0.1)
+    with patch("app.telemetry.logs.configure_logging"):
+        app = build_gateway(Settings(_env_file=None, redis_url=redis_url))
+    waiting = app.state.services.waiters
+    async with ending(app, grace_s=600) as (server, address), asyncio.timeout(30):
+        job_id = await accept(address)
+        wire = await Wire.to(address)
+        await wire.send(b"GET /tasks/%s?wait=30 HTTP/1.1\r\nhost: test\r\n\r\n" % job_id.encode())
+        while waiting._count == 0:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+
+        server.should_exit = True
+        status, task = await wire.answer()
+
+        assert (status, task["state"]) == (200, "Queued")
+        await wire.close()
+
+
+async def test_a_request_that_the_server_does_not_wait_for_is_told_so(
+    make_app: Callable[..., FastAPI], dispatcher: FakeDispatcher
+) -> None:
+    async with ending(make_app(), grace_s=1) as (server, address), asyncio.timeout(30):
+        wire = await Wire.to(address)
+        await wire.send(POST + b"content-length: 100\r\n\r\nthe rest is slow")
+        while not server.server_state.tasks:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+
+        server.should_exit = True
+        status, refusal = await wire.answer()
+
+        assert (status, refusal["code"]) == (503, "unavailable")
+        assert dispatcher.submissions == []
+        await wire.close()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import redis
 
 PRIORITY_STEP = 30_000_000_000_000
+#: What a job is taken to need beside its strings, and for each tag.
+RECORD_BYTES, TAG_BYTES = 2048, 512
 FINAL = ("Completed", "Failed", "Cancelled")
 
 #: Reads every key at one moment; gives key, type, ms until it expires or -1, content.
@@ -241,14 +243,31 @@ def _wrong_places(ledger: Ledger) -> list[str]:
 # --- counters -------------------------------------------------------------------------------------
 
 
+def kept_bytes(ledger: Ledger, job_id: str) -> int:
+    """What a job takes until it is deleted; a result that was taken is not its own any more."""
+    job = ledger.jobs[job_id]
+    chunks = [f"params:{job_id}:{i}" for i in range(int(job["params_chunks"]))]
+    chunks += [
+        f"result:{job_id}:{job['attempt']}:{i}" for i in range(int(job.get("result_chunks", 0)))
+    ]
+    strings = [
+        ledger.strings.get(key, b"") for key in (*chunks, f"log:{job_id}", f"provenance:{job_id}")
+    ]
+    strings.append(job.get("failure", "").encode())
+    return RECORD_BYTES + len(json.loads(job["tags"])) * TAG_BYTES + sum(map(len, strings))
+
+
 def _wrong_counts(ledger: Ledger) -> list[str]:
     queued_jobs: Counter[str] = Counter()
     queued_bytes: Counter[str] = Counter()
     running: Counter[str] = Counter()
     running_scopes: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     parked: Counter[str] = Counter()
     parked_on: dict[str, set[str]] = defaultdict(set)
     for job_id, job in ledger.jobs.items():
+        for name in (job["owner"], job["scope"]):
+            kept[name] += kept_bytes(ledger, job_id)
         if job["status"] == "Queued":
             for name in ("*", job["owner"]):
                 queued_jobs[name] += 1
@@ -262,6 +281,7 @@ def _wrong_counts(ledger: Ledger) -> list[str]:
     meant = {
         "queued:jobs": queued_jobs,
         "queued:bytes": queued_bytes,
+        "kept:bytes": kept,
         "running": running,
         "running:scopes": running_scopes,
         "parked_jobs": parked,
@@ -442,7 +462,14 @@ def _wrong_service(ledger: Ledger) -> list[str]:
 def _strangers(ledger: Ledger) -> list[str]:
     """Hashes, sets, lists and strings of no kind that is known, or of what is gone."""
     wrong = []
-    known = (*_LASTING, "queued:jobs", "queued:bytes", "running:scopes", "parked_jobs")
+    known = (
+        *_LASTING,
+        "queued:jobs",
+        "queued:bytes",
+        "kept:bytes",
+        "running:scopes",
+        "parked_jobs",
+    )
     prefixes = (*_LASTING_PREFIXES, *_EXPIRING, "held:", "params:", "result:", "log:",
                 "provenance:", "parked_on:")  # fmt: skip
     for key in sorted(ledger.keys - ledger.zsets.keys() - ledger.lists.keys()):

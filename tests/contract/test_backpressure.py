@@ -15,23 +15,26 @@ from app.errors import (
     QuotaExceeded,
     ServiceError,
     ServiceFull,
+    StorageFull,
     Unavailable,
 )
 from app.jobs.claims import ClaimStore, Finish
 from app.jobs.connection import connect_gateway
 from app.jobs.job import Failure, JobStatus
-from app.jobs.records import CHUNK_BYTES
-from app.jobs.snapshot import Usage
+from app.jobs.records import CHUNK_BYTES, encode_failure
 from app.jobs.store import DAY_S, USAGE_DAYS, JobStore
 
 from .conftest import WAKEUP, submission
+from .ledger import RECORD_BYTES, TAG_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import redis
 
     from app.jobs.job import Job
+
+    from .conftest import Stutter
 
 pytestmark = pytest.mark.anyio
 
@@ -216,6 +219,198 @@ async def test_an_empty_program_counts_as_a_job(store: JobStore, raw: redis.Redi
     assert counters(raw) == ({"*": "1", "alice": "1"}, {})
 
 
+# --- what is kept ---------------------------------------------------------------------------------
+
+#: of one owner.
+KEPT_BYTES = 3 * RECORD_BYTES + 300
+
+
+@pytest.fixture
+async def make_store(redis_url: str) -> AsyncIterator[Callable[..., JobStore]]:
+    """Stores that limit what is kept of an owner."""
+    client = connect_gateway(redis_url)
+
+    def make(most_bytes: int = KEPT_BYTES) -> JobStore:
+        return JobStore(
+            client=client,
+            wakeup_cap=4,
+            max_queued=20,
+            max_queued_per_owner=10,
+            max_queued_bytes=1 << 40,
+            max_queued_bytes_per_owner=1 << 40,
+            idempotency_s=60,
+            retention_s=7200,
+            max_kept_bytes_per_owner=most_bytes,
+        )
+
+    yield make
+    await client.aclose()
+
+
+def kept(raw: redis.Redis) -> dict[str, str]:
+    return raw.hgetall("kept:bytes")
+
+
+def of_both(number: int, owner: str = "alice") -> dict[str, str]:
+    return {owner: str(number), f"{owner}:default": str(number)}
+
+
+def run(worker: ClaimStore, **finish: Any) -> Job:
+    """The job that is next, run to its end."""
+    found = worker.next(slot="0", executor="aer", wakeup=WAKEUP, finish=None, claim=True)[1]
+    assert found is not None
+    ended = Finish(
+        job_id=found.job.id, attempt=1, **({"status": JobStatus.COMPLETED, "result": b""} | finish)
+    )
+    outcome, _ = worker.next(slot="0", executor="aer", wakeup=WAKEUP, finish=ended, claim=False)
+    assert outcome == "committed"
+    return found.job
+
+
+async def test_jobs_of_an_owner_cannot_take_more_than_the_limit_though_they_have_ended(
+    make_store: Callable[..., JobStore], raw: redis.Redis
+) -> None:
+    store = make_store()
+    first = await add(store, params=b"p" * 100)
+    await store.cancel(scope="alice:default", job_id=first.id)
+    await add(store, "alice:lab", params=b"p" * 100)
+
+    refused = await refusal(raw, store, "alice:lab", params=b"p" * 101)
+
+    assert type(refused) is StorageFull
+    taken, asked = 2 * (RECORD_BYTES + 100), RECORD_BYTES + 101
+    assert refused.details == {"kept": taken, "asked": asked, "allowed": KEPT_BYTES}
+    assert f"take {taken} bytes until they are deleted and this one {asked}" in refused.message
+    assert "each is deleted by itself 2 hours after its end" in refused.message
+    await add(store, "bob:default", params=b"p" * 101)
+    await add(store, "alice:lab", params=b"p" * 100)
+    await refusal(raw, store, params=b"")
+    await store.delete(scope="alice:default", job_id=first.id)
+    await add(store, params=b"p" * 100)
+
+
+async def test_what_was_uploaded_for_a_job_that_finds_no_room_is_gone(
+    make_store: Callable[..., JobStore], raw: redis.Redis
+) -> None:
+    refused = await refusal(raw, make_store(), params=b"p" * (2 * CHUNK_BYTES))
+
+    assert type(refused) is StorageFull
+    assert raw.keys("params:*") == []
+
+
+async def test_a_result_is_recorded_where_there_is_no_room_for_it(
+    make_store: Callable[..., JobStore], worker: ClaimStore, raw: redis.Redis
+) -> None:
+    store = make_store()
+    await add(store)
+
+    job = run(worker, result=b"r" * (2 * CHUNK_BYTES))
+
+    ended = await store.read(scope="alice:default", job_id=job.id)
+    assert await store.result(job=ended) == b"r" * (2 * CHUNK_BYTES)
+    assert kept(raw) == of_both(RECORD_BYTES + 7 + 2 * CHUNK_BYTES)
+    await refusal(raw, store, params=b"")
+
+
+async def test_what_is_kept_follows_a_job_through_its_life(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis, stutter: Stutter
+) -> None:
+    await add(store, tags=("a", "b"))
+    assert kept(raw) == of_both(taken := RECORD_BYTES + 2 * TAG_BYTES + 7)
+
+    job = run(worker, result=b"r" * 50, log="log", metadata={"a": 1})
+    assert kept(raw) == of_both(taken := taken + 50 + len("log") + len('{"a": 1}'))
+
+    await store.tag(scope=job.scope, job_id=job.id, tags=["c"])
+    assert kept(raw) == of_both(taken := taken - TAG_BYTES)
+
+    ended = await store.read(scope=job.scope, job_id=job.id)
+    stutter.on = True
+    assert await store.take_result(job=ended) == b"r" * 50
+    stutter.on = False
+    assert await store.take_result(job=ended) == b""
+    assert kept(raw) == of_both(taken - 50)
+
+    await store.delete(scope=job.scope, job_id=job.id)
+    assert kept(raw) == {}
+
+
+async def test_what_is_kept_of_a_failed_job_is_free_again_when_its_time_is_over(
+    store: JobStore, make_worker: Callable[..., ClaimStore], raw: redis.Redis
+) -> None:
+    worker = make_worker(retention_s=0.001)
+    await add(store)
+    await add(store, "bob:default")
+
+    run(worker, status=JobStatus.FAILED, result=None, failure=FAILURE)
+
+    length = len(encode_failure(FAILURE))
+    assert kept(raw) == of_both(RECORD_BYTES + 7 + length) | of_both(RECORD_BYTES + 7, "bob")
+    await asyncio.sleep(0.01)
+    assert worker.reap(wakeups={}).deleted == 1
+    assert kept(raw) == of_both(RECORD_BYTES + 7, "bob")
+
+
+async def test_a_job_from_before_that_was_counted_takes_nothing_back(
+    store: JobStore, worker: ClaimStore, raw: redis.Redis
+) -> None:
+    old = await add(store, tags=("a", "b", "c"))
+    raw.hdel(f"job:{old.id}", "kept_bytes")
+    raw.delete("kept:bytes")
+    await add(store)
+    counted = of_both(RECORD_BYTES + 7)
+
+    await store.tag(scope="alice:default", job_id=old.id, tags=[])
+    assert kept(raw) == counted
+    run(worker, result=b"r" * 50)
+    assert kept(raw) == of_both(RECORD_BYTES + 7 + 50)
+    ended = await store.read(scope="alice:default", job_id=old.id)
+    assert await store.take_result(job=ended) == b"r" * 50
+    assert kept(raw) == counted
+    await store.delete(scope="alice:default", job_id=old.id)
+    assert kept(raw) == counted
+
+
+async def test_a_plan_limits_what_an_instance_keeps(
+    store: JobStore, keys: KeyStore, raw: redis.Redis
+) -> None:
+    await keys.issue(owner="alice", instance="lab", plan="small")
+    await keys.set_plan("small", Quota(kept_bytes=2 * RECORD_BYTES))
+    job = await add(store, "alice:lab", params=b"pp")
+
+    refused = await refusal(raw, store, "alice:lab", params=b"p" * RECORD_BYTES)
+
+    assert type(refused) is QuotaExceeded
+    assert refused.details == {
+        "plan": "small",
+        "kept": RECORD_BYTES + 2,
+        "asked": 2 * RECORD_BYTES,
+        "allowed": 2 * RECORD_BYTES,
+    }
+    assert "plan 'small' allows 4096" in refused.message
+    used = await store.usage(scope="alice:lab")
+    assert (used.kept_bytes, used.allowed_bytes) == (RECORD_BYTES + 2, 2 * RECORD_BYTES)
+    await add(store, params=b"p" * RECORD_BYTES)
+    await store.delete(scope="alice:lab", job_id=job.id)
+    await add(store, "alice:lab", params=b"p" * RECORD_BYTES)
+
+
+async def test_an_owner_keeps_half_of_the_memory_that_redis_may_take(
+    make_store: Callable[..., JobStore], raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.store.MEMORY_LOOK_S", 0)
+    store, half = make_store(0), 32 * CHUNK_BYTES
+    raw.config_set("maxmemory", 2 * half)
+    try:
+        refused = await refusal(raw, store, params=b"p" * half)
+
+        assert refused.details == {"kept": 0, "asked": half + RECORD_BYTES, "allowed": half}
+        await add(store, params=b"p" * 1000)
+    finally:
+        raw.config_set("maxmemory", 0)
+    await add(store, params=b"p" * half)
+
+
 # --- plans ----------------------------------------------------------------------------------------
 
 
@@ -262,8 +457,8 @@ async def test_a_plan_limits_the_seconds_of_a_period(
     left_s = (today + 1) * DAY_S - raw.time()[0]
     assert left_s <= wait_s <= left_s + 5, "the oldest day leaves the period at midnight (UTC)"
     assert refused.details == {"plan": "open", "used_s": 100, "allowed_s": 100}
-    assert await store.usage(scope="alice:default") == Usage(used_s=100, allowed_s=100)
-    assert (await store.usage(scope="alice:default")).is_exhausted
+    used = await store.usage(scope="alice:default")
+    assert (used.used_s, used.allowed_s, used.is_exhausted) == (100, 100, True)
     await add(store, "bob:default")
 
 

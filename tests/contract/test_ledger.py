@@ -32,6 +32,9 @@ pytestmark = pytest.mark.anyio
 PLANTED = (
     ("HINCRBY queued:jobs * 1", "queued:jobs"),
     ("HINCRBY queued:bytes alice -1", "queued:bytes"),
+    ("HINCRBY kept:bytes alice 1", "kept:bytes"),
+    ("HINCRBY kept:bytes bob:default -1", "kept:bytes"),
+    ("APPEND log:F x", "kept:bytes"),
     ("HINCRBY running aer 1", "running says"),
     ("HINCRBY running:scopes alice:default -1", "running:scopes"),
     ("HSET parked_jobs aer 7", "parked_jobs"),

@@ -11,6 +11,7 @@ import pytest
 from app.errors import JobNotFound, Unavailable
 from app.jobs.claims import ClaimStore, Finish
 from app.jobs.job import JobFilter, JobStatus
+from app.jobs.records import CHUNK_BYTES
 from app.jobs.store import ANSWERING_MS, TAKEN_AGAIN_MS
 
 from .conftest import WAKEUP, Stutter, submission
@@ -139,6 +140,45 @@ async def test_a_deleted_job_leaves_nothing(
     left = set(raw.scan_iter()) - {"sequence", "wakeup:sequence", "stats", "clock:aer", "running"}
     assert left == {"aer", "service:aer", "usage:alice:default"}
     assert raw.hgetall("running") == {"aer": "0"}
+
+
+async def test_a_deletion_that_was_not_heard_can_be_repeated_until_it_is_answered(
+    store: JobStore, raw: redis.Redis, stutter: Stutter
+) -> None:
+    heard, unheard = await add(store), await add(store)
+
+    stutter.on = True
+    await store.delete(scope=ALICE, job_id=heard.id, retry_s=60)
+    await store.delete(scope=ALICE, job_id=unheard.id, retry_s=60)
+    stutter.on = False
+    await store.deletion_answered(scope=ALICE, job_id=heard.id)
+
+    with pytest.raises(JobNotFound):
+        await store.delete(scope=ALICE, job_id=heard.id, retry_s=60)
+    with pytest.raises(JobNotFound):
+        await store.delete(scope=BOB, job_id=unheard.id, retry_s=60)
+    await store.delete(scope=ALICE, job_id=unheard.id, retry_s=60)
+    assert 0 < raw.pttl(f"unanswered:{ALICE}:delete:{unheard.id}") <= 60_000
+
+
+async def test_a_result_that_is_deleted_while_it_is_read_is_gone(
+    store: JobStore, worker: ClaimStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await add(store)
+    result = b"r" * (2 * CHUNK_BYTES)
+    complete(worker, result)
+    job = await store.read(scope=ALICE, job_id=made.id)
+    assert await store.result(job=job) == result
+    get = store._client.get
+
+    async def get_and_delete(key: str) -> Any:
+        chunk = await get(key)
+        if key.endswith(":0"):
+            await store.delete(scope=ALICE, job_id=made.id)
+        return chunk
+
+    monkeypatch.setattr(store._client, "get", get_and_delete)
+    assert await store.result(job=job) == b""
 
 
 async def test_a_deleted_job_is_stopped(

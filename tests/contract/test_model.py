@@ -33,6 +33,7 @@ from app.errors import (
     ServiceFull,
     SessionClosed,
     SessionNotFound,
+    StorageFull,
 )
 from app.jobs.claims import Busy, Claim, ClaimStore, Finish
 from app.jobs.connection import connect_gateway, connect_worker
@@ -42,7 +43,16 @@ from app.jobs.sessions import SessionStore
 from app.jobs.store import JobStore
 from app.lua.scripts import source
 from app.primitives.programs import Choice
-from tests.contract.ledger import FINAL, Ledger, forgotten, leftovers, order_of, violations
+from tests.contract.ledger import (
+    FINAL,
+    RECORD_BYTES,
+    TAG_BYTES,
+    Ledger,
+    forgotten,
+    leftovers,
+    order_of,
+    violations,
+)
 from tests.deep.depth import depth
 
 from .conftest import WAKEUP, Stutter
@@ -125,6 +135,8 @@ class Walk:
 
     def __init__(self, *, redis_url: str, seed: int) -> None:
         self.dice = random.Random(seed)
+        #: few walks come to where an owner's jobs take all that they may.
+        self.most_kept = self.dice.choice([None, 15_000, 25_000])
         self.stutter = Stutter()
         self.raw = redis.Redis.from_url(redis_url)
         self.raw.hset("test:clock", "ms", START_MS)
@@ -138,6 +150,7 @@ class Walk:
             max_queued_bytes_per_owner=MAX_BYTES_OWNER,
             idempotency_s=60,
             retention_s=RETENTION_MS / 1000,
+            max_kept_bytes_per_owner=self.most_kept,
         )
         self.session_store = SessionStore(client=self.gateway, retention_s=RETENTION_MS / 1000)
         self.keys = KeyStore(client=self.gateway, secret="secret", bootstrap_key=None)
@@ -271,7 +284,7 @@ class Walk:
             changed = {
                 name for name in was.keys() | is_now.keys() if was.get(name) != is_now.get(name)
             }
-            if changed - {"tags", "result_chunks", "taken_by", "taken_chunks"}:
+            if changed - {"tags", "result_chunks", "taken_by", "taken_chunks", "kept_bytes"}:
                 wrong.append(f"{job_id} was final, and changed: {changed}")
         elif is_now["status"] in FINAL:
             self._ended(is_now, was)
@@ -421,8 +434,9 @@ class Walk:
         woken = len(self.before.lists.get(executor, []))
         asked = self.store.add(scope=scope, executor=executor, submission=submission, wakeup=WAKEUP)
         if isinstance(expected, type):
-            with pytest.raises(expected):
+            with pytest.raises(expected) as caught:
                 await asked
+            assert type(caught.value) is expected
             self.refused()
             return
         job = await asked
@@ -459,6 +473,9 @@ class Walk:
                 return SessionNotFound
             if session["accepting"] == "0" or session["backend"] != submission.backend:
                 return SessionClosed
+        asked = size + RECORD_BYTES + len(submission.tags) * TAG_BYTES
+        if self.most_kept and ledger.counted("kept:bytes", owner) + asked > self.most_kept:
+            return StorageFull
         queued, queued_bytes = "queued:jobs", "queued:bytes"
         if ledger.counted(queued, owner) >= MAX_QUEUED_OWNER:
             return QueueFull
@@ -477,6 +494,9 @@ class Walk:
             return QuotaExceeded
         seconds = ledger.quota(scope, "seconds")
         if seconds is not None and self.used_ms[scope] >= seconds * 1000:
+            return QuotaExceeded
+        kept = ledger.quota(scope, "kept_bytes")
+        if kept is not None and ledger.counted("kept:bytes", scope) + asked > kept:
             return QuotaExceeded
         return "new"
 
@@ -630,6 +650,7 @@ class Walk:
             queued=self.pick([None, None, 4, 8]),
             running=self.pick([None, 1, 2, 3]),
             seconds=self.pick([None, None, None, 60]),
+            kept_bytes=self.pick([None, None, None, 12_000]),
         )
         plan = self.dice.choice(["open", "small"])
         self.note(f"{plan} {quota}")

@@ -12,7 +12,6 @@ from app.jobs.connection import connect_gateway
 from app.jobs.job import JobFilter, JobStatus
 from app.jobs.session import Session, SessionMode, SessionRequest, SessionState
 from app.jobs.sessions import CANCEL_MOST, SessionStore
-from app.jobs.snapshot import Usage
 
 from .conftest import WAKEUP, submission
 
@@ -318,7 +317,8 @@ async def test_what_a_session_used_is_counted(
     now = await sessions.read(scope=ALICE, session_id=session.id)
     assert now.run_s >= 3
     assert (await store.read(scope=ALICE, job_id=job.id)).run_s == now.run_s
-    assert await store.usage(scope=ALICE) == Usage(used_s=now.run_s, allowed_s=None)
+    used = await store.usage(scope=ALICE)
+    assert (used.used_s, used.allowed_s) == (now.run_s, None)
     assert (await store.usage(scope=BOB)).used_s == 0
 
 
@@ -403,16 +403,81 @@ async def test_no_name_of_a_session_reaches_another_key(
 
 
 async def test_workloads_are_sessions_and_the_jobs_outside_of_them(
-    sessions: SessionStore, store: JobStore
+    sessions: SessionStore, store: JobStore, raw: redis.Redis
 ) -> None:
+    deleted = await add(store)
     job = await add(store)
     session = await opened(sessions)
     await add(store, session_id=session.id)
     await add(store, scope=BOB)
+    session = await sessions.read(scope=ALICE, session_id=session.id)
+    raw.delete(f"job:{deleted.id}")
 
-    found, total = await sessions.workloads(
-        scope=ALICE, below="+inf", above="-inf", oldest_first=False, limit=10
+    async def found(*, oldest_first: bool, limit: int = 10) -> list[Job | Session | None]:
+        some = await sessions.workloads(
+            scope=ALICE, below="+inf", above="-inf", oldest_first=oldest_first, limit=limit
+        )
+        return [workload.of for workload in some]
+
+    assert await found(oldest_first=False) == [session, job, None]
+    assert await found(oldest_first=True) == [None, job, session]
+    assert await found(oldest_first=False, limit=1) == [session]
+
+
+async def test_workloads_are_counted_between_arrivals(
+    sessions: SessionStore, store: JobStore
+) -> None:
+    for _ in range(3):
+        await add(store)
+    await opened(sessions)
+    *_, third, _ = await sessions.workloads(
+        scope=ALICE, below="+inf", above="-inf", oldest_first=True, limit=10
     )
 
-    assert total == 2
-    assert [(each.id, each.is_session) for each in found] == [(session.id, True), (job.id, False)]
+    async def counted(below: str, above: str, scope: str = ALICE) -> int:
+        return await sessions.count_workloads(scope=scope, below=below, above=above)
+
+    assert await counted("+inf", "-inf") == 4
+    assert await counted(f"({third.arrival}", "-inf") == 2
+    assert await counted("+inf", str(third.arrival)) == 2
+    assert await counted("+inf", "-inf", scope=BOB) == 0
+
+
+async def test_a_session_counts_its_jobs(
+    sessions: SessionStore, store: JobStore, worker: ClaimStore
+) -> None:
+    session = await opened(sessions)
+    assert (session.queued, session.running) == (0, 0)
+    for executor in ("aer", "aer", "noisy"):
+        await store.add(
+            scope=ALICE,
+            executor=executor,
+            submission=submission(session_id=session.id),
+            wakeup=WAKEUP,
+        )
+    claim(worker)
+
+    found = await sessions.read(scope=ALICE, session_id=session.id)
+
+    assert (found.executor, found.queued, found.running) == ("aer", 2, 1)
+
+
+async def test_sessions_are_listed_newest_first_by_their_states(
+    sessions: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.jobs.sessions.PAGE", 2)
+    await opened(sessions, scope=BOB)
+    ids = [(await opened(sessions)).id for _ in range(5)][::-1]
+    for closed in (ids[1], ids[2]):
+        await sessions.close(scope=ALICE, session_id=closed, how="stop")
+
+    async def listed(*states: SessionState, limit: int = 10) -> list[str]:
+        found = await sessions.list(scope=ALICE, states=states, limit=limit)
+        return [session.id for session in found]
+
+    assert await listed(*SessionState) == ids
+    assert await listed(SessionState.OPEN) == [ids[0], ids[3], ids[4]]
+    assert await listed(*SessionState, limit=1) == ids[:1]
+    assert await listed(SessionState.OPEN, limit=2) == [ids[0], ids[3]]
+    assert await listed(SessionState.CLOSED) == [ids[1], ids[2]]
+    assert await listed(SessionState.ACTIVE) == []

@@ -114,10 +114,14 @@ class Manager:
             self._failure = exc
             self._started.set()
 
-    def close(self) -> None:
-        self.channel.close()
+    def end(self) -> None:
+        """Ask it to stop."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self.manager.stop)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.end()
         self._thread.join(40)
         assert not self._thread.is_alive()
 

@@ -8,15 +8,17 @@ import sys
 import threading
 import time
 import tomllib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPConnection
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from app.config import ProgramLimits
 from app.drivers.caches import Cache, MemoryStore, MetadataCache, RedisStore, ResultsCache
 from app.drivers.child import load
 from app.drivers.configuration import (
@@ -27,7 +29,8 @@ from app.drivers.configuration import (
     parse_configuration,
     read_configuration,
 )
-from app.drivers.driver import BaseDriver, DeviceState
+from app.drivers.driver import BaseDriver, Device, DeviceState
+from app.drivers.execution import DriverSandbox, Translators
 from app.drivers.loaded import LoadedDriver
 from app.drivers.metrics import DriverMetrics, MetricsServer
 from app.drivers.pool import ConnectionPool
@@ -40,17 +43,27 @@ from app.drivers.process import (
     Killed,
     NotADriver,
     OutOfMemory,
+    Overdue,
     Refused,
     Source,
 )
 from app.drivers.registry import GROUP, DriverRegistry
 from app.drivers.resilience import Breaker, BreakerOpen, ResilienceManager
 from app.drivers.waits import Waits
-from app.errors import ConfigurationInvalid, DriverBusy, DriverUnavailable, Unavailable
+from app.drivers.worker import DriverWorker
+from app.errors import (
+    ConfigurationInvalid,
+    DriverBusy,
+    DriverUnavailable,
+    SandboxUnavailable,
+    Unavailable,
+)
+from app.executors import Resources
 from app.jobs.connection import connect_worker
 from app.jobs.job import WorkerReport
 from app.jobs.snapshot import Histogram, RedisFigures, Snapshot
-from app.sandbox.protocol import encode_frame
+from app.primitives.programs import QASM3
+from app.sandbox.protocol import Reply, Request, encode_frame
 
 from .manager import PLUGIN, ROOT, wait_until
 
@@ -214,6 +227,37 @@ def test_a_drained_pool_gives_nothing_out() -> None:
         pass
 
 
+def test_a_connection_that_is_made_when_the_pool_is_closed_is_closed() -> None:
+    making, go_on = threading.Event(), threading.Event()
+    made = FakeConnection()
+    refused: list[str] = []
+
+    def connect() -> FakeConnection:
+        making.set()
+        assert go_on.wait(5)
+        return made
+
+    pool = ConnectionPool(driver="lab", config=PoolConfig(max_size=1), connect=connect)
+
+    def use() -> None:
+        try:
+            with pool.connection():
+                pass
+        except DriverBusy as exc:
+            refused.append(str(exc.details["reason"]))
+
+    user = threading.Thread(target=use)
+    user.start()
+    assert making.wait(5)
+    pool.close()
+    go_on.set()
+    user.join(5)
+
+    assert refused == ["draining"]
+    assert made.closed
+    assert (pool.active, pool.idle) == (0, 0)
+
+
 # --- breakers and retries ---------------------------------------------------------------------
 
 CONFIG = ResilienceConfig(
@@ -221,7 +265,9 @@ CONFIG = ResilienceConfig(
     breaker=BreakerConfig(fail_max=2, reset_timeout_s=0.5),
 )
 #: What is open stays open for longer than a test.
-STAYS_OPEN = CONFIG.model_copy(update={"breaker": BreakerConfig(fail_max=2, reset_timeout_s=300)})
+STAYS_OPEN = CONFIG.model_copy(
+    update={"breaker": BreakerConfig(fail_max=2, reset_first_s=300, reset_timeout_s=300)}
+)
 
 
 class Calls:
@@ -327,6 +373,32 @@ def test_one_trial_at_a_time_decides() -> None:
     wait_until(lambda: _admits(breaker), "the time is over again")
     breaker.record(None, is_trial=True)
     assert breaker.state == "closed"
+
+
+def test_a_breaker_waits_longer_for_what_goes_on_failing() -> None:
+    config = BreakerConfig(fail_max=1, reset_first_s=0.1, reset_timeout_s=0.3)
+    breaker = Breaker("d", config)
+
+    def closed_for() -> float:
+        """The time until the breaker, which has just opened, lets a call through."""
+        with pytest.raises(BreakerOpen) as caught:
+            breaker.admit()
+        return caught.value.again_s
+
+    breaker.record(DeviceDown("no"), is_trial=breaker.admit())
+    waits = [closed_for()]
+    for _ in range(2):
+        wait_until(lambda: _admits(breaker), "the time is over")
+        breaker.record(DeviceDown("still"), is_trial=True)
+        waits.append(closed_for())
+    wait_until(lambda: _admits(breaker), "the time is over again")
+    breaker.record(None, is_trial=True)
+    breaker.record(DeviceDown("anew"), is_trial=breaker.admit())
+    waits.append(closed_for())
+
+    # Each was looked at a moment after the breaker had opened.
+    assert waits[0] <= 0.1 < waits[1] <= 0.2 < waits[2] <= 0.3
+    assert waits[3] <= 0.1
 
 
 def test_only_the_trial_decides_not_what_began_before_it() -> None:
@@ -437,6 +509,133 @@ def loaded(
         driver.close()
 
 
+# --- their jobs -------------------------------------------------------------------------------
+
+
+class FakeDriver:
+    """A driver with one device, of which the test says what becomes of a circuit."""
+
+    version = revision = "1"
+    name = "lab"
+    is_ready = True
+
+    def __init__(self, execute: Callable[[], dict[str, int]]) -> None:
+        self.devices = {"lab_a": Device(id="lab_a", num_qubits=2)}
+        self._execute = execute
+
+    def status(self, _device_id: str) -> DeviceState:
+        return DeviceState.ONLINE
+
+    def execute(self, *_: object, **__: object) -> dict[str, int]:
+        return self._execute()
+
+
+class FakeTranslators:
+    """A sandbox that has read a circuit of one bit."""
+
+    @contextmanager
+    def slot(self, _timeout_s: float) -> Iterator[FakeTranslators]:
+        yield self
+
+    def kill(self) -> None:
+        raise AssertionError("nobody wants that")
+
+    def run(self, **_: object) -> Reply:
+        circuit = {"qasm3": "", "num_qubits": 1, "num_clbits": 1, "shots": 5}
+        document = {"circuits": [circuit], "seed": None, "widths": [1]}
+        return Reply(result=orjson.dumps(document), failure=None)
+
+
+def request_for(device: str) -> Request:
+    return Request(
+        job_id="j",
+        program_id=QASM3,
+        target=device,
+        executor="lab",
+        params=b"",
+        limits=ProgramLimits(),
+        resources=Resources(threads=1, memory_bytes=1 << 30, max_result_bytes=1 << 20),
+        attempt=1,
+    )
+
+
+def test_a_job_whose_driver_is_loaded_again_runs_on_the_new_one() -> None:
+    now: list[FakeDriver] = []
+
+    def leave() -> dict[str, int]:
+        now[0] = FakeDriver(lambda: {"0": 5})
+        raise DriverUnavailable("driver 'lab' is draining")
+
+    now.append(FakeDriver(leave))
+    sandbox = DriverSandbox(
+        driver="lab",
+        translators=FakeTranslators(),  # type: ignore[arg-type]
+        find=lambda device: (now[0], device),  # type: ignore[return-value, arg-type]
+        fallbacks=lambda _: (),
+        results=ResultsCache(None),
+        resolve=lambda _: None,
+    )
+
+    reply = sandbox.run(owner="o", request=request_for("lab_a"), time_limit_s=5)
+
+    assert reply.result is not None
+    assert orjson.loads(reply.result)["counts"] == {"0": 5}
+
+
+def test_translators_that_were_ended_do_not_start_again() -> None:
+    translators = Translators(lambda: pytest.fail("they were ended"))
+    translators.close()
+
+    with pytest.raises(SandboxUnavailable), translators.slot(1):
+        pass
+
+
+def test_a_wake_up_that_comes_with_the_end_of_a_driver_is_passed_on() -> None:
+    served: list[bool] = []
+    stop: list[Callable[[float], None]] = []
+
+    class Claims:
+        def await_wakeup(self, *, executors: tuple[str, ...], timeout_s: float) -> str:
+            ending = threading.Thread(target=stop[0], args=(1.0,))
+            ending.start()
+            assert worker._stop.wait(5)
+            return executors[0]
+
+        def leave(self) -> None:
+            """Nobody hears it."""
+
+    class TheRunner:
+        def serve(self, _executor: str) -> None:
+            served.append(worker._stop.is_set())
+
+        def drain(self, _timeout_s: float) -> None:
+            """Nothing runs."""
+
+    class TheSweeper:
+        def tick(self) -> None:
+            """Nobody hears it."""
+
+        def keep(self, stop: threading.Event) -> None:
+            stop.wait(5)
+
+        listen = keep
+
+    worker = DriverWorker(
+        driver="lab",
+        slots=1,
+        claims=Claims(),  # type: ignore[arg-type]
+        runner=TheRunner(),  # type: ignore[arg-type]
+        sweeper=TheSweeper(),  # type: ignore[arg-type]
+    )
+    stop.append(worker.stop)
+
+    worker.start()
+    for thread in worker._slots:
+        thread.join(5)
+
+    assert served == [False, True]
+
+
 # --- caches -----------------------------------------------------------------------------------
 
 
@@ -477,6 +676,106 @@ def test_impatience_with_a_calibration_is_no_fault(tmp_path: Path) -> None:
 
         assert driver.is_ready
         assert driver.status("lab_a") is DeviceState.ONLINE
+
+
+def test_a_process_that_dies_costs_no_other_call(tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    with loaded(faults, MetadataCache(None)) as (driver, _):
+        faults.write_text("calibrate die")
+        with pytest.raises(DriverUnavailable):
+            driver.calibrate("lab_a", 10)
+        left = driver.pool.idle
+        faults.unlink()
+
+        reference = driver.calibrate("lab_b", 10)
+        driver.probe()
+
+    assert left == 0
+    assert reference.startswith("lab_b-")
+    assert driver.restarts == 1
+
+
+def test_a_device_that_is_missing_after_a_restart_can_come_back(tmp_path: Path) -> None:
+    fewer, faults = tmp_path / "fewer", tmp_path / "faults"
+    faults.write_text("calibrate die")
+    code = PLUGIN.read_text().replace(
+        "for name in self._names",
+        f"for name in (self._names[:1] if Path({str(fewer)!r}).exists() else self._names)",
+    )
+    config = {"faults": str(faults)}
+    source = Source(name="lab", source="lab.py", code=code.encode(), config=config)
+    driver = driver_of(source, MetadataCache(None), DriverMetrics())
+    driver.start()
+
+    def devices_after_a_death() -> set[str]:
+        with pytest.raises(DriverUnavailable):
+            driver.calibrate("lab_a", 10)
+        driver.probe()
+        return set(driver.devices)
+
+    fewer.touch()
+    missing = devices_after_a_death()
+    fewer.unlink()
+    back = devices_after_a_death()
+    driver.close()
+
+    assert missing == {"lab_a"}
+    assert back == {"lab_a", "lab_b"}
+    assert driver.owned == back, "nobody else may have it meanwhile"
+
+
+def test_a_status_that_kills_is_not_followed_by_others(tmp_path: Path) -> None:
+    """A driver may have 256 devices: every probe would cost as many processes."""
+    healthy, fault = 'offline = self._fault("status", device_id)', "os._exit(3)"
+    code = PLUGIN.read_text().replace(
+        healthy, f'device_id == "lab_a" and {fault}\n        {healthy}'
+    )
+    source = Source(name="lab", source="lab.py", code=code.encode())
+    driver = driver_of(source, MetadataCache(None), DriverMetrics())
+    driver.start()
+
+    first, other, left = driver.status("lab_a"), driver.status("lab_b"), driver.pool.idle
+    driver.probe()
+    driver.close()
+
+    assert (first, other) == (DeviceState.ERROR, DeviceState.ONLINE)
+    assert left == 0, "nobody else was asked"
+    assert driver.restarts == 1
+
+
+def test_who_has_no_time_left_costs_no_process(tmp_path: Path) -> None:
+    with loaded(tmp_path / "faults", MetadataCache(None)) as (driver, _):
+        with pytest.raises(Overdue):
+            driver.execute(
+                "lab_a",
+                {"qasm3": "", "num_qubits": 1, "num_clbits": 1, "shots": 1},
+                {},
+                timeout_s=0.0,
+                stoppable=lambda _stop: nullcontext(),
+                stop=threading.Event(),
+                job_id="",
+            )
+
+        assert driver.pool.idle == 1
+
+
+def test_a_driver_of_which_no_process_starts_has_failed(tmp_path: Path) -> None:
+    faults = tmp_path / "faults"
+    with loaded(faults, MetadataCache(None)) as (driver, _):
+        faults.write_text("calibrate die\ninitialize raise")
+        with pytest.raises(DriverUnavailable):
+            driver.calibrate("lab_a", 10)
+
+        driver.probe()
+        failed, why = driver.state, driver.error
+        driver.probe()  # too early
+        restarts = driver.restarts
+        faults.unlink()
+        wait_until(lambda: driver.probe() or driver.is_ready, "it is started again")
+
+    assert failed == "failed"
+    assert "the control software has a bug" in why
+    assert (restarts, driver.restarts) == (0, 1)
 
 
 def test_a_file_that_changes_changes_no_driver_that_is_loaded(tmp_path: Path) -> None:
@@ -930,6 +1229,139 @@ def test_drivers_are_found_in_folders_packages_and_the_configuration(
         "three": "package:Three",
     }
     assert sources["three"].config == {"a": 1}
+
+
+class FakeWorker:
+    """Who takes a driver's jobs: there is one that lasts until somebody has no more patience."""
+
+    def __init__(self, started: Callable[[], object]) -> None:
+        self._started = started
+        self.found: object = None
+        self.drains: list[float] = []
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        self.found = self._started()
+
+    def report(self, report: WorkerReport) -> None:
+        """Nobody reads it."""
+
+    def stop(self, drain_s: float) -> None:
+        self.drains.append(drain_s)
+        self._over.wait(drain_s)
+        self._over.set()
+
+
+@pytest.fixture
+def registry_of_lab(tmp_path: Path) -> Iterator[tuple[DriverRegistry, list[FakeWorker]]]:
+    """A registry that has loaded the example, and the workers of what it has loaded."""
+    workers: list[FakeWorker] = []
+
+    def employ(*_: object) -> FakeWorker:
+        workers.append(FakeWorker(lambda: registry.find("lab_a")))
+        return workers[-1]
+
+    config = parse_configuration(
+        f"drivers: {{lab: {{source: '{PLUGIN}'}},"
+        f" spare: {{source: '{PLUGIN}', config: {{devices: [spare_a]}}}}}}\n"
+        "entry_points: false\nresilience: {drain_s: 0.1}\n",
+        "driver_manager.yaml",
+        folder=tmp_path,
+    )
+    registry = DriverRegistry(
+        path=None,
+        config=config,
+        resilience=ResilienceManager(CONFIG),
+        cache=MetadataCache(None),
+        metrics=DriverMetrics(),
+        employ=employ,
+        taken=(),
+    )
+    registry.load("lab")
+    yield registry, workers
+    registry.stop()
+
+
+def test_the_first_job_of_a_new_driver_runs_on_it(
+    registry_of_lab: tuple[DriverRegistry, list[FakeWorker]],
+) -> None:
+    registry, workers = registry_of_lab
+    old = registry.driver("lab")
+
+    new = registry.load("lab")
+
+    assert [worker.found for worker in workers] == [(old, "lab_a"), (new, "lab_a")]
+    assert workers[0].drains == [0.1]
+
+
+def test_a_driver_whose_worker_does_not_start_replaces_no_other(
+    registry_of_lab: tuple[DriverRegistry, list[FakeWorker]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, workers = registry_of_lab
+    old = registry.driver("lab")
+
+    def fail(_: FakeWorker) -> None:
+        raise RuntimeError("there can be no more threads")
+
+    monkeypatch.setattr(FakeWorker, "start", fail)
+
+    with pytest.raises(RuntimeError):
+        registry.load("lab")
+
+    assert registry.driver("lab") is old
+    assert old.is_ready
+    assert workers[0].drains == []
+
+
+def test_the_end_does_not_wait_for_who_unloads_patiently(
+    registry_of_lab: tuple[DriverRegistry, list[FakeWorker]],
+) -> None:
+    registry, workers = registry_of_lab
+    patient = threading.Thread(target=registry.unload, args=("lab", 3600))
+    patient.start()
+    wait_until(lambda: workers[0].drains, "it drains")
+    end = threading.Thread(target=registry.stop, daemon=True)
+
+    end.start()
+    end.join(10)
+    is_over = not end.is_alive()
+    workers[0]._over.set()
+    patient.join(10)
+
+    assert is_over
+    assert workers[0].drains[:2] == [3600, 0.1]
+    assert not patient.is_alive()
+    assert registry.states == {}
+
+
+def test_at_the_end_a_driver_stays_while_jobs_of_others_run(
+    registry_of_lab: tuple[DriverRegistry, list[FakeWorker]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be their fallback."""
+    registry, workers = registry_of_lab
+    spare = registry.load("spare")
+    go_on, monitor = threading.Event(), threading.Event()
+    patient, stop = workers[0], FakeWorker.stop
+
+    def slowly(worker: FakeWorker, drain_s: float) -> None:
+        if worker is patient:
+            assert go_on.wait(20)
+        stop(worker, drain_s)
+
+    monkeypatch.setattr(FakeWorker, "stop", slowly)
+    end = threading.Thread(target=registry.stop)
+
+    end.start()
+    wait_until(workers[1]._over.is_set, "no job of the spare runs")
+    # Long enough for it to go, if it went.
+    monitor.wait(0.5)
+    stayed = spare.is_ready
+    go_on.set()
+    end.join(10)
+
+    assert stayed
+    assert spare.state == "unloaded"
+    assert registry.states == {}
 
 
 def test_a_driver_of_a_package_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -18,6 +19,9 @@ from app.drivers.process import Overdue
 from app.drivers.proto import driver_manager_pb2 as pb
 
 from .manager import BELL, PLUGIN, Manager, Refusal, circuit_for, refused, wait_until
+
+if TYPE_CHECKING:
+    from app.local.valkey import EmbeddedValkey
 
 
 def load(manager: Manager, name: str) -> object:
@@ -109,8 +113,8 @@ def test_a_driver_that_dies_is_started_again_and_its_devices_come_back(manager: 
 
     assert refusal.code is grpc.StatusCode.UNAVAILABLE
     assert manager.metric(lost) > before
+    wait_until(lambda: manager.info("lab").restarts > restarts, "it was started again")
     manager.wait_ready("lab")
-    assert manager.info("lab").restarts > restarts
     manager.stub.ResetBreaker(pb.ResetBreakerRequest(driver="lab"), timeout=10)
     assert manager.execute("lab_a").counts
 
@@ -381,6 +385,22 @@ def test_a_file_that_breaks_leaves_the_driver_that_runs(manager: Manager) -> Non
     wait_until(lambda: manager.info("frail") is None, "it is gone")
 
 
+def test_a_new_version_that_cannot_start_at_first_is_tried_again(manager: Manager) -> None:
+    path, source = manager.drivers / "spare.py", PLUGIN.read_text()
+    manager.fault("initialize unavailable")
+
+    path.write_text(source.replace('version = "1.0"', 'version = "2.0"'))
+    wait_until(lambda: "spare" in manager.registry.failures, "the failure is noted")
+    old = manager.info("spare").version
+    manager.fault()
+
+    wait_until(lambda: manager.info("spare").version == "2.0", "the new one is there")
+    path.write_text(source)
+    wait_until(lambda: manager.info("spare").version == "1.0", "the old one is there again")
+    assert old == "1.0"
+    assert "spare" not in manager.registry.failures
+
+
 def test_a_file_that_breaks_breaks_no_new_connection(manager: Manager) -> None:
     """The driver that stays in place has one connection; the second one is made of the same."""
     path = manager.drivers / "steady.py"
@@ -493,6 +513,30 @@ def test_a_driver_that_takes_long_to_start_keeps_nobody_waiting(manager: Manager
     )
     path.unlink()
     wait_until(lambda: manager.info("long") is None, "it is forgotten")
+
+
+def test_a_device_that_may_still_come_is_worth_another_try(
+    manager: Manager, database: EmbeddedValkey
+) -> None:
+    path = manager.drivers / "tardy.py"
+    source = PLUGIN.read_text().replace('["lab_a", "lab_b"]', '["tardy_a"]')
+    path.write_text("import time\ntime.sleep(3)\n" + source)
+    wait_until(lambda: manager.info("tardy") is not None, "it is being loaded")
+    with database.client() as client:
+        before = len(list(client.scan_iter("job:*", count=1000)))
+
+        refusal = refused(lambda: manager.execute("tardy_a"))
+
+        kept = len(list(client.scan_iter("job:*", count=1000)))
+    manager.wait_ready("tardy")
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DRIVER_UNAVAILABLE")
+    assert "still being loaded" in refusal.message
+    assert kept == before
+    assert manager.execute("tardy_a").counts
+    path.unlink()
+    wait_until(lambda: manager.info("tardy") is None, "it is gone")
+    gone = refused(lambda: manager.execute("tardy_a"))
+    assert gone.code is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize(

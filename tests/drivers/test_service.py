@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+import uuid
+from concurrent.futures import CancelledError
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import orjson
@@ -22,6 +25,9 @@ from app.drivers.proto import driver_manager_pb2 as pb
 from .manager import BELL, PLUGIN, Manager, circuit_for, refused, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from app.local.valkey import EmbeddedValkey
 
 ENDLESS = (
@@ -279,6 +285,56 @@ def test_the_last_event_of_a_stream_is_told_before_its_status(manager: Manager) 
     assert told == ["Failed"] * 20
 
 
+def test_a_stream_that_is_left_ends_and_its_job_goes_on(
+    manager: Manager, database: EmbeddedValkey
+) -> None:
+    left = 'eigen_driver_requests_total{driver="",operation="StreamExecution",status="cancelled"}'
+    before = manager.metric(left)
+    manager.fault("execute lab_a hang")
+    sent = pb.StreamExecutionRequest(execute=circuit_for("lab_a", job_id="goes-on"))
+    stream = manager.stub.StreamExecution(sent, timeout=30)
+    event = next(stream)
+    while event.state != "Running":
+        event = next(stream)
+
+    stream.cancel()
+
+    wait_until(lambda: manager.metric(left) == before + 1, "the manager has seen it", 5)
+    assert state_of(database, event.job_id) == "Running"
+    manager.stub.CancelExecution(pb.CancelExecutionRequest(job_id="goes-on"), timeout=10)
+    wait_until(lambda: manager.loaded("lab").pool.active == 0, "the driver is free again")
+
+
+def test_a_stream_whose_caller_goes_as_it_writes_is_no_failure(manager: Manager) -> None:
+    left = 'eigen_driver_requests_total{driver="",operation="StreamExecution",status="cancelled"}'
+    before, aborted = manager.metric(left), []
+    manager.execute("lab_a", job_id="told-to-nobody")
+
+    class Gone:
+        """A call whose caller has gone, which it does not know yet."""
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        async def write(self, _event: object) -> None:
+            raise grpc.aio.InternalError("the batch failed")
+
+        async def abort(self, *status: object) -> None:
+            aborted.append(status)
+
+    request = pb.StreamExecutionRequest(job_id="told-to-nobody")
+    assert manager._loop is not None
+    stream = asyncio.run_coroutine_threadsafe(
+        manager.manager._service.StreamExecution(request, Gone()),  # type: ignore[arg-type]
+        manager._loop,
+    )
+
+    with pytest.raises(CancelledError):
+        stream.result(10)
+    assert aborted == []
+    assert manager.metric(left) == before + 1
+
+
 def test_cancel_is_idempotent_and_stops_what_runs(
     manager: Manager, database: EmbeddedValkey
 ) -> None:
@@ -493,3 +549,57 @@ def test_many_callers_at_once(manager: Manager) -> None:
         caller.join(40)
 
     assert totals == [10] * 12
+
+
+# --- the end of a manager ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def ending(database: EmbeddedValkey, tmp_path: Path) -> Iterator[tuple[Manager, str, Any]]:
+    """A manager without drivers; a job that nobody takes, and the call that waits for it."""
+    manager = Manager(tmp_path, database.url, driver_config=None)
+    sent = circuit_for("fake_manila@noisy", job_id=f"waits-{uuid.uuid4()}")
+    call = manager.stub.ExecuteCircuit.future(sent, timeout=60)
+    stream = manager.stub.StreamExecution(pb.StreamExecutionRequest(execute=sent), timeout=60)
+    job_id = next(stream).job_id
+    stream.cancel()
+    yield manager, job_id, call
+    with database.client() as client:
+        client.delete(f"job:{job_id}")
+
+
+def test_who_waits_when_the_manager_stops_is_told_that_the_job_goes_on(
+    ending: tuple[Manager, str, Any], database: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, job_id, call = ending
+    monkeypatch.setattr("app.drivers.server.GRACE_S", 4.0)
+
+    manager.end()
+    refusal = refused(call.result)
+    manager.close()
+
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+    assert "the job goes on" in refusal.message
+    assert refusal.details["ResourceInfo"]["resourceName"] == job_id
+    assert state_of(database, job_id) == "Queued"
+
+
+def test_who_leaves_as_the_manager_stops_leaves_no_job(
+    ending: tuple[Manager, str, Any], database: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager, job_id, call = ending
+    dispatcher = manager.manager._service._dispatcher
+    cancel, asked = dispatcher.cancel, threading.Event()
+
+    async def slow_cancel(principal: Any, job_id: str) -> Any:
+        asked.set()
+        await asyncio.sleep(1)
+        return await cancel(principal, job_id)
+
+    monkeypatch.setattr(dispatcher, "cancel", slow_cancel)
+
+    call.cancel()
+    assert asked.wait(5)
+    manager.close()
+
+    assert state_of(database, job_id) == "Cancelled"

@@ -254,6 +254,14 @@ def test_a_worker_reaches_nothing_that_is_not_its_own(server: Server, words: str
         assert operator.hgetall("plans") == {b"open|running": b"1"}
 
 
+@pytest.mark.parametrize("user", ["gateway", "drivers"])
+def test_who_takes_jobs_may_ask_how_much_redis_holds(server: Server, user: str) -> None:
+    with redis.Redis.from_url(server.url_of(user)) as client:
+        assert client.info("memory")["maxmemory"] == 512 * 2**20
+    with redis.Redis.from_url(server.url_of("worker")) as client:
+        assert refused(client, "INFO", "memory")
+
+
 def test_a_worker_may_touch_every_key_of_its_work(server: Server) -> None:
     with redis.Redis.from_url(server.url) as operator:
         for key in SCHEMA:

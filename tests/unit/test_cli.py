@@ -46,7 +46,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str], arguments:
     assert cli.run(arguments) == 0
 
     told = capsys.readouterr().out
-    assert all(f"  {name}" in told for name in ("up", "serve", "worker", "doctor", "jobs", "usage"))
+    assert all(
+        f"  {name}" in told
+        for name in ("up", "serve", "worker", "doctor", "jobs", "sessions", "usage")
+    )
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,11 @@
-"""What an operator sees of everybody's jobs, and ends."""
+"""What an operator sees of everybody's jobs and sessions, and ends."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import re
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +14,12 @@ from app import cli, oversight
 from app.auth.principal import Principal
 from app.bootstrap import open_keys, open_oversight
 from app.config import Settings
+from app.errors import SessionClosed
+from app.jobs import sessions as session_store
 from app.jobs.claims import Claim, ClaimStore, Finish
 from app.jobs.connection import connect_worker
 from app.jobs.job import Failure, JobStatus, Submission, WorkerReport
+from app.jobs.session import Session, SessionMode, SessionRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +79,36 @@ def submitted(principal: Principal, **changes: Any) -> str:
             return job.id
 
     return asyncio.run(submit())
+
+
+def opened(principal: Principal, mode: SessionMode = SessionMode.DEDICATED) -> str:
+    """The id of a new session of somebody's."""
+    request = SessionRequest(
+        mode=mode, backend="simulator@aer", max_ttl_s=3600, interactive_ttl_s=60
+    )
+
+    async def open_one() -> str:
+        settings = Settings()
+        async with open_oversight(settings, settings.redis or "") as everybody:
+            return (await everybody._dispatcher.open_session(principal, request)).id
+
+    return asyncio.run(open_one())
+
+
+def sessions() -> dict[str, Session]:
+    """All sessions, by id."""
+
+    async def read() -> dict[str, Session]:
+        settings = Settings()
+        async with open_oversight(settings, settings.redis or "") as everybody:
+            return {session.id: session for session in await everybody.sessions(limit=1000)}
+
+    return asyncio.run(read())
+
+
+def accepting() -> dict[str, bool]:
+    """Whether each session takes jobs."""
+    return {session.id: session.accepting for session in sessions().values()}
 
 
 def stepped(worker: ClaimStore, finish: Finish | None = None) -> Claim | None:
@@ -327,13 +361,166 @@ def test_all_jobs_of_an_owner_are_deleted_after_a_question(
     assert cli.run(["jobs", "delete"]) == 2
 
 
+# --- sessions list --------------------------------------------------------------------------------
+
+
+def test_sessions_of_everybody_are_listed_newest_first_with_their_jobs(
+    worker: ClaimStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hers, lab, his = opened(ANA), opened(LAB, SessionMode.BATCH), opened(BOB)
+    submitted(ANA, session_id=hers), submitted(ANA, session_id=hers)
+    stepped(worker)
+
+    assert cli.run(["sessions", "list"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [his, lab, hers]
+    assert "  batch      0 queued  0 running  ana  lab  simulator@aer" in lines[1]
+    assert f"{hers}  active    2" in lines[2]
+    assert lines[2].endswith("  dedicated  1 queued  1 running  ana  default  simulator@aer")
+
+
+def test_a_list_of_sessions_is_narrowed_by_owner_state_and_number(
+    worker: ClaimStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_store, "PAGE", 1)
+    over, active, first, second = opened(ANA), opened(ANA), opened(BOB), opened(ANA)
+    submitted(ANA, session_id=active)
+    stepped(worker)
+    assert cli.run(["sessions", "close", over]) == 0
+    capsys.readouterr()
+
+    def listed(*options: str) -> list[str]:
+        assert cli.run(["sessions", "list", *options]) == 0
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert listed("--owner", "ana") == [second, active, over]
+    assert listed("--state", "closed") == [over]
+    assert listed("--state", "open", "--state", "active") == [second, first, active]
+    assert listed("--state", "open", "--limit", "1", "--owner", "bob") == [first]
+    assert listed("--limit", "2") == [second, first]
+    assert listed("--owner", "nobody") == []
+    assert cli.run(["sessions", "list", "--state", "gone"]) == 2
+
+
+# --- sessions show --------------------------------------------------------------------------------
+
+
+def test_a_session_is_shown_with_its_times_and_its_jobs(
+    worker: ClaimStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session_id = opened(LAB)
+    submitted(LAB, session_id=session_id), submitted(LAB, session_id=session_id)
+    stepped(worker)
+
+    assert cli.run(["sessions", "show", session_id]) == 0
+
+    told = capsys.readouterr().out
+    assert told.startswith(f"session  {session_id}, dedicated\nstate    active\n")
+    assert "owner    ana, instance lab\nbackend  simulator@aer\nexecutor aer\n" in told
+    assert "jobs     1 queued, 1 running\nran      0.0 s\n" in told
+    assert "ended" not in told
+    created, started, until = (
+        datetime.fromisoformat(re.search(rf"^{name} +(.*) UTC$", told, re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("created", "started", "until")
+    )
+    assert created <= started
+    assert until == started + timedelta(hours=1)
+
+
+def test_a_session_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    session_id = opened(ANA)
+    submitted(ANA, session_id=session_id)
+
+    for missing in ("nothing", f"{session_id}:ready"):
+        assert cli.run(["sessions", "show", missing]) == 1
+        assert f"there is no session {missing!r}" in capsys.readouterr().err
+
+
+# --- sessions close -------------------------------------------------------------------------------
+
+
+def test_a_closed_session_takes_no_more_jobs_and_runs_those_it_has(
+    worker: ClaimStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hers, his = opened(ANA), opened(BOB)
+    first, second = submitted(ANA, session_id=hers), submitted(ANA, session_id=hers)
+    stepped(worker)
+
+    assert cli.run(["sessions", "close", hers]) == 0
+
+    assert capsys.readouterr().err == "1 closed\n"
+    assert states() == {first: "Running", second: "Queued"}
+    assert accepting() == {hers: False, his: True}
+    with pytest.raises(SessionClosed):
+        submitted(ANA, session_id=hers)
+    cli.run(["sessions", "show", hers])
+    assert "state    active, takes no more jobs\n" in capsys.readouterr().out
+    cli.run(["sessions", "list", "--owner", "ana"])
+    assert capsys.readouterr().out.endswith("  simulator@aer  takes no more jobs\n")
+
+
+def test_a_cancelled_session_runs_nothing_that_has_not_begun(
+    worker: ClaimStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hers, his = opened(ANA), opened(BOB)
+    running, queued = submitted(ANA, session_id=hers), submitted(ANA, session_id=hers)
+    stepped(worker)
+    other = submitted(BOB, session_id=his)
+
+    assert cli.run(["sessions", "close", "--cancel", hers]) == 0
+
+    assert states() == {running: "Running", queued: "Cancelled", other: "Queued"}
+    assert accepting() == {hers: False, his: True}
+
+
+def test_all_sessions_of_an_owner_are_closed_and_nobody_elses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_store, "PAGE", 2)
+    over = opened(ANA)
+    cli.run(["sessions", "close", over])
+    hers = [opened(ANA), opened(LAB), opened(ANA), opened(ANA)]
+    his = opened(BOB)
+    before = dict.fromkeys([*hers, his], True) | {over: False}
+    capsys.readouterr()
+
+    assert cli.run(["sessions", "close"]) == 2
+    assert cli.run(["sessions", "close", his, "--owner", "ana"]) == 2
+    assert accepting() == before
+    capsys.readouterr()
+    assert cli.run(["sessions", "close", "--owner", "ana"]) == 0
+
+    assert capsys.readouterr().err == "4 closed\n"
+    assert accepting() == before | dict.fromkeys(hers, False)
+
+
+def test_a_session_that_is_not_there_does_not_keep_others_from_being_closed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    over, hers = opened(ANA), opened(ANA)
+    cli.run(["sessions", "close", over])
+    before = sessions()[over]
+    capsys.readouterr()
+
+    assert cli.run(["sessions", "close", "nothing", over, hers]) == 1
+
+    told = capsys.readouterr().err
+    assert "there is no session 'nothing'; `sessions list` shows those there are" in told
+    assert told.endswith("2 closed\n")
+    assert sessions()[over] == before
+    assert not accepting()[hers]
+    assert cli.run(["sessions", "show", over]) == 0
+    assert "state    closed\n" in capsys.readouterr().out
+
+
 # --- usage, fleet ---------------------------------------------------------------------------------
 
 
 def test_usage_has_a_line_for_each_instance_of_who_has_a_key(
     worker: ClaimStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.run(["plans", "set", "small", "--seconds", "600"])
+    cli.run(["plans", "set", "small", "--seconds", "600", "--kept-bytes", "9000"])
     submitted(ANA), submitted(LAB), submitted(LAB)
     stepped(worker), stepped(worker)
     capsys.readouterr()
@@ -346,7 +533,12 @@ def test_usage_has_a_line_for_each_instance_of_who_has_a_key(
         ["ana", "lab"],
         ["bob", "default"],
     ]
-    assert re.fullmatch(r"ana  lab  plan small  \d queued  \d running  [\d.]+ of 600 s", told[1])
+    assert re.fullmatch(
+        r"ana  lab  plan small  \d queued  \d running  [\d.]+ of 600 s  4132 of 9000 bytes kept",
+        told[1],
+    )
+    assert told[0].endswith(" s  2066 bytes kept")
+    assert told[2].endswith(" s  0 bytes kept")
     numbers = [[int(word) for word in line.split() if word.isdigit()][:2] for line in told]
     assert [sum(column) for column in zip(*numbers, strict=True)] == [2, 1]
     assert cli.run(["usage", "--owner", "nobody"]) == 0
@@ -376,6 +568,10 @@ def test_without_redis_the_commands_say_so(
 ) -> None:
     monkeypatch.setenv("QFLEET_REDIS_URL", "redis://127.0.0.1:1/0")
 
-    for command in (["jobs", "list"], ["jobs", "cancel", "--owner", "ana"], ["usage"], ["fleet"]):
+    for command in (
+        *(["jobs", "list"], ["jobs", "cancel", "--owner", "ana"]),
+        *(["sessions", "list"], ["sessions", "close", "nothing"]),
+        *(["usage"], ["fleet"]),
+    ):
         assert cli.run(command) == 1
         assert "Redis does not answer" in capsys.readouterr().err

@@ -393,12 +393,14 @@ def test_settings_do_not_show_their_secrets(environment: pytest.MonkeyPatch) -> 
 
 def test_a_plan_is_set_and_listed(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plans", "set", "small", "--queued", "100", "--running", "2"]) == 0
-    assert cli.run(["plans", "set", "open", "--seconds", "600"]) == 0
+    assert cli.run(["plans", "set", "open", "--seconds", "600", "--kept-bytes", "9"]) == 0
     assert cli.run(["plans", "set", "large"]) == 0
 
     assert cli.run(["plans", "list"]) == 0
 
-    assert capsys.readouterr().out == "open: seconds 600\nsmall: queued 100, running 2\n"
+    assert (
+        capsys.readouterr().out == "open: seconds 600, kept_bytes 9\nsmall: queued 100, running 2\n"
+    )
 
 
 def test_what_a_plan_allows_from_now_on_is_told(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,11 +14,13 @@ import psutil
 import pytest
 
 from app.local import processes
-from app.local.processes import Part, end, last_line, spawn
+from app.local.processes import Part, StopRequest, end, last_line, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
+    from typing import Any
 
 #: Says that it is ready, then lives until it is killed.
 STUBBORN = (
@@ -221,3 +225,47 @@ def test_ctrl_c_does_not_reach_a_part(part: Part) -> None:
     assert part.process is not None
 
     assert os.getpgid(part.process.pid) != os.getpgid(0)
+
+
+def interrupted(what: Callable[[], object], step: int) -> bool:
+    """Do it, with a SIGINT before that line of Python of it; whether it has so many lines."""
+    lines = 0
+
+    def look(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        if lines == step and event == "line":
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        what()
+    finally:
+        sys.settrace(before)
+    return lines >= step
+
+
+def test_a_signal_may_ask_to_stop_at_any_moment() -> None:
+    def overdue(*_: object) -> None:
+        raise TimeoutError("the handler waits for what it has interrupted")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    signal.signal(signal.SIGALRM, overdue)
+    try:
+        for step in itertools.count(1):
+            stop = StopRequest()
+            signal.signal(signal.SIGINT, lambda *_, stop=stop: stop.set())
+            signal.setitimer(signal.ITIMER_REAL, 10)
+            if not interrupted(lambda stop=stop: stop.wait(0.01), step):
+                break
+            assert stop.wait(0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert step > 3
+    assert not stop.is_set

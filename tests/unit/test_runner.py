@@ -301,6 +301,27 @@ def test_a_draining_runner_claims_nothing_and_leaves_a_wakeup(
     assert bench.raw.llen("aer") == 1
 
 
+def test_a_kill_meant_for_an_older_attempt_hurts_no_newer_one(
+    make_bench: Callable[..., Bench],
+) -> None:
+    answers: list[bool] = []
+
+    def script(request: Request, time_limit_s: float) -> Reply:
+        if request.attempt == 1:
+            raise SandboxCrashed("once")
+        answers.append(bench.runner.kill("0", request.job_id, 1))
+        answers.append(bench.sandboxes["0"].killed.is_set())
+        return succeed(request, time_limit_s)
+
+    bench = make_bench(script)
+    job = bench.add()
+
+    bench.runner.serve("aer")
+
+    assert answers == [False, False]
+    assert (bench.read(job).status, bench.read(job).attempt) == (JobStatus.COMPLETED, 2)
+
+
 def test_drain_lets_a_running_job_end(make_bench: Callable[..., Bench]) -> None:
     started, may_end = threading.Event(), threading.Event()
 
@@ -345,6 +366,32 @@ def test_drain_returns_a_job_that_does_not_end_in_time(make_bench: Callable[...,
     assert (back.status, back.crashes) == (JobStatus.QUEUED, 0)
 
 
+def test_drain_returns_a_job_that_was_on_its_way_into_its_sandbox(
+    make_bench: Callable[..., Bench],
+) -> None:
+    started = threading.Event()
+
+    def script(*_: object) -> Reply:
+        started.set()
+        killed = bench.sandboxes["0"].killed
+        assert killed.wait(10)
+        # As a sandbox that forgets kills from before its job.
+        killed.clear()
+        assert killed.wait(10)
+        raise SandboxKilled
+
+    bench = make_bench(script)
+    job = bench.add()
+    serving = threading.Thread(target=bench.runner.serve, args=("aer",))
+    serving.start()
+    assert started.wait(10)
+
+    bench.runner.drain(0.01)
+
+    assert bench.read(job).status is JobStatus.QUEUED
+    serving.join(10)
+
+
 def test_slots_run_side_by_side(make_bench: Callable[..., Bench]) -> None:
     both = threading.Barrier(2)
 
@@ -386,7 +433,7 @@ def test_what_was_run_while_redis_was_away_is_recorded(
 def test_a_job_that_comes_within_the_slice_needs_no_celery(
     make_bench: Callable[..., Bench],
 ) -> None:
-    bench = make_bench(slice_s=1, waits=True)
+    bench = make_bench(slice_s=3, waits=True)
     serving = threading.Thread(target=bench.runner.serve, args=("aer",))
     serving.start()
     job = bench.add()

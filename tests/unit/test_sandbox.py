@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -19,7 +22,7 @@ import psutil
 import pytest
 
 from app.config import ProgramLimits, SandboxLimits
-from app.errors import MemoryLimitReached, SandboxCrashed, TimeLimitReached
+from app.errors import MemoryLimitReached, SandboxCrashed, SandboxUnavailable, TimeLimitReached
 from app.executors import Resources
 from app.sandbox.confinement import FIRST_UID
 from app.sandbox.pool import SandboxPool, SandboxSlot
@@ -32,6 +35,8 @@ PERFORM = "tests.unit.sandbox_jobs:perform"
 MIB = 1 << 20
 RESOURCES = Resources(threads=1, memory_bytes=512 * MIB, max_result_bytes=MIB)
 LINUX = sys.platform == "linux"
+#: Where a clock that is stopped would let a job run for half a minute.
+ENDED_S = 10
 
 
 def make_pool(slots: int = 1, **limits: Any) -> SandboxPool:
@@ -86,6 +91,36 @@ def ask(
     reply = slot.run(owner=owner, request=asked(job, text), time_limit_s=time_limit_s)
     assert reply.result is not None
     return orjson.loads(reply.result)
+
+
+def wait_until(condition: Callable[[], bool], passing: type[Exception] = OSError) -> None:
+    """Wait for it, 10 s at most; what it raises meanwhile passes."""
+    end = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(passing):
+            if condition():
+                return
+        assert time.monotonic() < end
+        select.select([], [], [], 0.01)
+
+
+def when_endless(slot: SandboxSlot, do: Callable[[], object]) -> None:
+    """Do it when the child that is there, and idle, runs the job ``endless``."""
+    child = psutil.Process(slot.pid)
+    idle = child.num_ctx_switches().voluntary
+
+    def watch() -> None:
+        # It sleeps again and again.
+        wait_until(lambda: child.num_ctx_switches().voluntary > idle + 20)
+        do()
+
+    threading.Thread(target=watch).start()
+
+
+def adopt(*, orphans: bool) -> None:
+    """Whether children of our children that have ended become ours."""
+    set_child_subreaper = 36
+    assert ctypes.CDLL(None).prctl(set_child_subreaper, int(orphans), 0, 0, 0) == 0
 
 
 def works(slot: SandboxSlot) -> bool:
@@ -172,9 +207,8 @@ def test_processor_time_is_limited_too(slot: SandboxSlot) -> None:
 
 
 def test_a_child_killed_from_outside_counts_as_a_crash(slot: SandboxSlot) -> None:
-    started = threading.Timer(0.2, lambda: os.kill(slot.pid or 0, signal.SIGKILL))
     works(slot)
-    started.start()
+    when_endless(slot, lambda: os.kill(slot.pid or 0, signal.SIGKILL))
     with pytest.raises(SandboxCrashed, match="SIGKILL"):
         ask(slot, "endless")
     assert works(slot)
@@ -185,17 +219,155 @@ def test_the_time_limit_ends_whatever_runs(slot: SandboxSlot, job: str) -> None:
     began = time.monotonic()
     with pytest.raises(TimeLimitReached, match=r"limit of 0\.3 s"):
         ask(slot, job, time_limit_s=0.3)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < ENDED_S
     assert works(slot)
 
 
 def test_a_kill_from_another_thread_ends_the_job(slot: SandboxSlot) -> None:
     works(slot)
     child = psutil.Process(slot.pid)
-    threading.Timer(0.2, slot.kill).start()
-    with pytest.raises(SandboxKilled):
-        ask(slot, "compute")
+    over = threading.Event()
+
+    def kill() -> None:
+        # Nobody sees from outside when it begins, and a kill before that is none.
+        while not over.wait(0.1):
+            slot.kill()
+
+    threading.Thread(target=kill).start()
+    try:
+        with pytest.raises(SandboxKilled):
+            ask(slot, "compute")
+    finally:
+        over.set()
     assert not child.is_running()
+    assert works(slot)
+
+
+def test_closing_ends_a_running_job_and_lets_none_begin(
+    own_pool: Callable[..., SandboxPool],
+) -> None:
+    pool = own_pool()
+    slot = pool.slots[0]
+    works(slot)
+    child = psutil.Process(slot.pid)
+    begun = threading.Event()
+    when_endless(slot, begun.set)
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            ask(slot, "endless")
+        except Exception as exc:  # noqa: BLE001 - the test looks at it
+            ended.append(exc)
+
+    running = threading.Thread(target=run)
+    running.start()
+    assert begun.wait(20)
+
+    pool.close()
+    running.join(20)
+
+    assert [type(exc) for exc in ended] == [SandboxKilled]
+    assert not child.is_running()
+    with pytest.raises(SandboxUnavailable, match="closed"):
+        works(slot)
+    assert pool.zygote_pid is None
+
+
+@pytest.mark.skipif(not LINUX, reason="who else takes the number of a process that is gone")
+def test_a_child_that_went_with_its_zygote_is_not_signalled_by_its_number(
+    own_pool: Callable[..., SandboxPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = own_pool()
+    slot = pool.slots[0]
+    works(slot)
+    pid = slot.pid
+    assert pid is not None
+    adopt(orphans=True)
+    try:
+        os.kill(pool.zygote_pid or 0, signal.SIGKILL)
+        # From here on the number is free.
+        wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, ChildProcessError)
+    finally:
+        adopt(orphans=False)
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _number: signalled.append(pid))
+    monkeypatch.setattr(os, "killpg", lambda group, _number: signalled.append(group))
+
+    slot.kill()
+
+    assert works(slot)
+    assert pid not in signalled
+
+
+def test_a_worker_may_have_many_files_open(own_pool: Callable[..., SandboxPool]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"at most {hard} files may be open here")
+    slot = own_pool().slots[0]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        first = ask(slot, "pid", owner="alice")
+        assert ask(slot, "pid", owner="bob") != first
+        slot.close()
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_worker_without_descriptors_has_no_sandbox_for_a_while(
+    own_pool: Callable[..., SandboxPool],
+) -> None:
+    slot = own_pool().slots[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+    try:
+        with pytest.raises(SandboxUnavailable, match="Too many open files"):
+            works(slot)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert works(slot)
+
+
+def test_a_kill_waits_for_no_fork(
+    own_pool: Callable[..., SandboxPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = own_pool()
+    slot = pool.slots[0]
+    fork, forking, may_fork = pool._zygote.fork, threading.Event(), threading.Event()
+
+    def fork_late(*arguments: Any) -> int:
+        forking.set()
+        assert may_fork.wait(20)
+        return fork(*arguments)
+
+    monkeypatch.setattr(pool._zygote, "fork", fork_late)
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            ask(slot, "endless")
+        except Exception as exc:  # noqa: BLE001 - the test looks at it
+            ended.append(exc)
+
+    running = threading.Thread(target=run)
+    running.start()
+    assert forking.wait(20)
+    killing = threading.Thread(target=slot.kill)
+    killing.start()
+
+    killing.join(5)
+    waits = killing.is_alive()
+    may_fork.set()
+    running.join(20)
+
+    assert not waits
+    assert [type(exc) for exc in ended] == [SandboxKilled]
     assert works(slot)
 
 
@@ -235,7 +407,7 @@ def test_a_job_whose_zygote_is_lost_crashes(own_pool: Callable[..., SandboxPool]
     pool = own_pool()
     slot = pool.slots[0]
     works(slot)
-    threading.Timer(0.2, lambda: os.kill(pool.zygote_pid or 0, signal.SIGKILL)).start()
+    when_endless(slot, lambda: os.kill(pool.zygote_pid or 0, signal.SIGKILL))
     with pytest.raises(SandboxCrashed, match="lost"):
         ask(slot, "endless")
     assert works(slot)
@@ -386,7 +558,7 @@ def test_a_flood_of_output_does_not_stop_the_clock(slot: SandboxSlot) -> None:
     began = time.monotonic()
     with pytest.raises(TimeLimitReached):
         ask(slot, "flood", time_limit_s=0.3)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < ENDED_S
     assert works(slot)
 
 

@@ -11,12 +11,16 @@ from app.jobs.claims import REAP_MOST, Busy, ClaimStore
 from app.jobs.connection import connect_worker
 from app.jobs.job import WorkerReport
 from app.sweeper import Sweeper
+from tests.chaos.proxy import Proxy
+from tests.integration.fleet import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import redis
+
+    from app.local.valkey import EmbeddedValkey
 
 REPORT = WorkerReport(
     id="w", host="h", pid=1, executors=("aer",), slots=2, busy=0, versions={"qiskit": "2"}
@@ -28,7 +32,7 @@ class RecordingRunner:
 
     def __init__(self, *busy: Busy) -> None:
         self._busy = busy
-        self.killed: list[tuple[str, str]] = []
+        self.killed: list[tuple[str, str, int | None]] = []
         self.heard = threading.Event()
 
     def busy(self) -> tuple[Busy, ...]:
@@ -37,8 +41,8 @@ class RecordingRunner:
     def learn(self, live: dict[str, int], worth_from: dict[str, int]) -> None:
         self.live, self.worth_from = live, worth_from
 
-    def kill(self, slot_name: str, job_id: str) -> bool:
-        self.killed.append((slot_name, job_id))
+    def kill(self, slot_name: str, job_id: str, attempt: int | None = None) -> bool:
+        self.killed.append((slot_name, job_id, attempt))
         self.heard.set()
         return True
 
@@ -100,7 +104,7 @@ def test_a_tick_tells_the_runner_who_lives(client: redis.Redis) -> None:
 def test_a_tick_kills_what_is_no_longer_ours(client: redis.Redis) -> None:
     runner = RecordingRunner(Busy(slot="0", job_id="gone", attempt=1))
     sweeper(client, runner).tick()
-    assert runner.killed == [("0", "gone")]
+    assert runner.killed == [("0", "gone", 1)]
 
 
 def test_the_heartbeat_file_is_touched_even_while_redis_is_away(tmp_path: Path) -> None:
@@ -112,6 +116,22 @@ def test_the_heartbeat_file_is_touched_even_while_redis_is_away(tmp_path: Path) 
 
     assert heartbeat.exists()
     away.close()
+
+
+def test_a_heartbeat_file_that_cannot_be_written_stops_no_heartbeat(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    stop, beats = threading.Event(), sweeper(client, RecordingRunner(), tmp_path / "none" / "file")
+    keeping = threading.Thread(target=beats.keep, args=(stop,))
+    keeping.start()
+    for _ in range(3):
+        while client.delete("worker:w") == 0:
+            assert keeping.is_alive()
+            stop.wait(0.01)
+
+    stop.set()
+    keeping.join(10)
+    assert not keeping.is_alive()
 
 
 def test_a_cancellation_reaches_the_slot_it_names(client: redis.Redis) -> None:
@@ -126,7 +146,36 @@ def test_a_cancellation_reaches_the_slot_it_names(client: redis.Redis) -> None:
     assert runner.heard.wait(10)
     stop.set()
     listening.join(10)
-    assert runner.killed == [("1", "job")]
+    assert runner.killed == [("1", "job", None)]
+
+
+def test_a_subscription_that_hears_nothing_is_made_again(
+    valkey_server: EmbeddedValkey, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.sweeper.LISTEN_S", 0.05)
+    monkeypatch.setattr("app.sweeper.SILENCE_S", 0.5)
+    proxy, stop, runner = Proxy(valkey_server.port), threading.Event(), RecordingRunner()
+    far = connect_worker(redis_url.replace(f":{valkey_server.port}/", f":{proxy.port}/"))
+    listening = threading.Thread(target=sweeper(far, runner).listen, args=(stop,))
+    with connect_worker(redis_url) as near:
+        listening.start()
+        wait_until(lambda: near.publish("cancel", "other:0 foreign") == 1, 10, "it listens")
+        before = proxy.connections
+
+        proxy.deafen()
+
+        wait_until(lambda: proxy.connections > before, 10, "it does not trust the silence")
+        proxy.heal()
+        # The server may count the line that has gone for a moment.
+        wait_until(
+            lambda: near.publish("cancel", "w:1 job") > 0 and runner.heard.wait(0.2),
+            10,
+            "it listens again",
+        )
+    stop.set()
+    listening.join(20)
+    far.close()
+    proxy.close()
 
 
 def test_a_broken_subscription_is_made_again(client: redis.Redis) -> None:

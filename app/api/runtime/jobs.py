@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -94,7 +95,7 @@ async def create(
     structlog.contextvars.bind_contextvars(job_id=job.id)
     log.info("job_submitted", primitive=job.program_id, backend=job.backend)
     if not await request.is_disconnected():
-        background.add_task(_answered, services, caller, submission, job)
+        background.add_task(_noted, services.dispatcher.answered, caller, submission, job)
     document = {
         "id": job.id,
         "backend": job.backend,
@@ -206,12 +207,16 @@ async def cancel(job_id: str, services: Shared, caller: Caller) -> Response:
 
 
 @router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT, response_class=Response)
-async def delete(job_id: str, services: Shared, caller: Caller) -> Response:
+async def delete(
+    job_id: str, request: Request, services: Shared, caller: Caller, background: BackgroundTasks
+) -> Response:
     """Delete a job with its params, result and log; one that has not ended is cancelled before."""
     _check_id(job_id)
-    await services.dispatcher.delete(caller, job_id)
+    await services.dispatcher.delete(caller, job_id, RETRY_S)
     log.info("job_deleted")
-    return Response(status_code=HTTPStatus.NO_CONTENT)
+    if not await request.is_disconnected():
+        background.add_task(_noted, services.dispatcher.deletion_answered, caller, job_id)
+    return Response(status_code=HTTPStatus.NO_CONTENT, background=background)
 
 
 @router.put(
@@ -342,12 +347,10 @@ async def _with_params(services: Services, job: Job) -> dict[str, Any]:
     return document
 
 
-async def _answered(
-    services: Services, caller: Principal, submission: Submission, job: Job
-) -> None:
-    """The answer has gone out; if that cannot be noted, a repetition is this job for a while."""
+async def _noted(note: Callable[..., Awaitable[None]], *about: object) -> None:
+    """The answer has gone out; if that cannot be noted, a repetition is the same for a while."""
     try:
-        await services.dispatcher.answered(caller, submission, job)
+        await note(*about)
     except ServiceError as exc:
         log.warning("answer_not_noted", code=exc.code)
 
