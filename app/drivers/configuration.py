@@ -144,8 +144,12 @@ class ManagerConfig(_Section):
         return self
 
 
-def read_configuration(path: Path | None) -> ManagerConfig:
+def read_configuration(path: Path | None, *, empty_is_default: bool = True) -> ManagerConfig:
     """The configuration in a file; without a file, the default one.
+
+    Args:
+        path: of the file.
+        empty_is_default: whether an empty file means so, and not that it is being written.
 
     Raises:
         ConfigurationInvalid: the file cannot be read, or is not valid; names line and key.
@@ -159,6 +163,9 @@ def read_configuration(path: Path | None) -> ManagerConfig:
         raise ConfigurationInvalid(message) from exc
     if len(text) > FILE_BYTES:
         raise ConfigurationInvalid(f"{path} has more than {FILE_BYTES} bytes")
+    if not (text.strip() or empty_is_default):
+        message = f"{path} is empty, so the configuration stays; write {{}} to use the default one"
+        raise ConfigurationInvalid(message)
     return parse_configuration(text.decode(errors="replace"), str(path), folder=path.parent)
 
 

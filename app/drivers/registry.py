@@ -50,6 +50,9 @@ CODE_BYTES = 4 << 20
 class Worker(Protocol):
     """Who takes a driver's jobs from its queue."""
 
+    def announce(self) -> None:
+        """Tell the fleet of the driver's devices."""
+
     def start(self) -> None:
         """Take jobs from now on."""
 
@@ -302,6 +305,8 @@ class DriverRegistry:
             before = self._entries.get(name)
             # What the one before has done is not to be held against this one.
             self._resilience.forget(name)
+            # Who sees it may use it: the fleet knows it by then.
+            entry.worker.announce()
             # Its first job must find it, not the one before, which is about to end.
             self._entries[name] = entry
             try:
@@ -472,9 +477,12 @@ class DriverRegistry:
         found = _fingerprint(self._path)
         if found == self._configured:
             return
+        # Who writes it may not be done yet: then the next look is soon.
+        if self._stop.wait(SETTLE_MS / 1000) or _fingerprint(self._path) != found:
+            return
         self._configured = found
         try:
-            config = read_configuration(self._path)
+            config = read_configuration(self._path, empty_is_default=False)
         except ServiceError as exc:
             log.error("configuration_not_read", error=exc.message)  # noqa: TRY400 - the message says it all
             return

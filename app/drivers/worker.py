@@ -31,7 +31,7 @@ class DriverWorker:
     def __init__(
         self, *, driver: str, slots: int, claims: ClaimStore, runner: Runner, sweeper: Sweeper
     ) -> None:
-        """Make it; ``start`` serves."""
+        """Make it; ``announce`` first, then ``start`` serves."""
         self._driver = driver
         self._claims = claims
         self._runner = runner
@@ -50,12 +50,15 @@ class DriverWorker:
             )
         ]
 
-    def start(self) -> None:
-        """Serve from now on; the fleet knows of the driver when this returns, if Redis answers."""
+    def announce(self) -> None:
+        """The fleet knows of the driver when this returns, if Redis answers."""
         try:
             self._sweeper.tick()
         except Unavailable as exc:
             log.warning("beat_missed", error=exc.message)
+
+    def start(self) -> None:
+        """Serve from now on."""
         for thread in (*self._loops, *self._slots):
             thread.start()
 

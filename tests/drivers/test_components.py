@@ -1236,9 +1236,13 @@ class FakeWorker:
 
     def __init__(self, started: Callable[[], object]) -> None:
         self._started = started
+        self.announced_before: object = "never"
         self.found: object = None
         self.drains: list[float] = []
         self._over = threading.Event()
+
+    def announce(self) -> None:
+        self.announced_before = self._started()
 
     def start(self) -> None:
         self.found = self._started()
@@ -1292,6 +1296,17 @@ def test_the_first_job_of_a_new_driver_runs_on_it(
 
     assert [worker.found for worker in workers] == [(old, "lab_a"), (new, "lab_a")]
     assert workers[0].drains == [0.1]
+
+
+def test_a_driver_is_shown_when_the_fleet_knows_it(
+    registry_of_lab: tuple[DriverRegistry, list[FakeWorker]],
+) -> None:
+    registry, workers = registry_of_lab
+    old = registry.driver("lab")
+
+    registry.load("lab")
+
+    assert [worker.announced_before for worker in workers] == [None, (old, "lab_a")]
 
 
 def test_a_driver_whose_worker_does_not_start_replaces_no_other(

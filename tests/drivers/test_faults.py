@@ -480,9 +480,11 @@ def test_a_pool_that_is_new_in_the_configuration_is_used(manager: Manager) -> No
     wait_until(lambda: manager.info("spare").connections_max == 1, "it has the old pool again")
 
 
-def test_a_configuration_that_breaks_changes_nothing(manager: Manager) -> None:
+@pytest.mark.parametrize("written", ["driver_paths: [drivers]\npool: [\n", ""])
+def test_a_configuration_that_breaks_changes_nothing(manager: Manager, written: str) -> None:
+    """Nor does one that is being written."""
     before, lab = manager.config.read_text(), manager.loaded("lab")
-    manager.config.write_text(before + "pool: [\n")
+    manager.config.write_text(written)
     path = manager.drivers / "other.py"
     path.write_text(PLUGIN.read_text().replace('["lab_a", "lab_b"]', '["other_a"]'))
 
