@@ -375,21 +375,8 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         *,
         device: str = "",
     ) -> Answer | None:
-        """Answer; a failure aborts the call with its status."""
-        answered, status = await self._outcome(operation, _Call.of(context), answer, device=device)
-        if status is not None:
-            await _abort(context, status)
-        return answered
-
-    async def _outcome(
-        self,
-        operation: str,
-        call: _Call,
-        answer: Callable[[_Call], Awaitable[Answer]],
-        *,
-        device: str = "",
-    ) -> tuple[Answer, None] | tuple[None, grpc.Status]:
-        """The answer or the status of its failure, with a span, a log context and a count."""
+        """Answer, with a span, a log context and a count; a failure aborts the call."""
+        call = _Call.of(context)
         began = time.monotonic()
         outcome = "ok"
         driver = self._driver_name(device)
@@ -399,24 +386,24 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
         try:
             with server_span(f"drivers/{operation}", call.metadata) as traceparent:
                 structlog.contextvars.bind_contextvars(trace_id=trace_id_of(traceparent))
-                return await answer(replace(call, traceparent=traceparent)), None
+                return await answer(replace(call, traceparent=traceparent))
         except _Ended as exc:
             outcome = exc.status.code.name.lower()
-            return None, exc.status
+            status = exc.status
         except ServiceError as exc:
             error: ServiceError = exc
             if isinstance(exc, BackendNotFound) and self._registry.is_loading:
                 message = f"{exc.message}; drivers are still being loaded, and may bring it"
                 error = DriverUnavailable(message, reason="loading")
             outcome = error.code
-            return None, status_of_error(error, correlation_id=call.correlation_id)
+            status = status_of_error(error, correlation_id=call.correlation_id)
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
         except Exception:
             outcome = "internal"
             log.exception("call_failed", operation=operation)
-            return None, status_of(
+            status = status_of(
                 code=grpc.StatusCode.INTERNAL,
                 reason="internal_error",
                 message="the driver manager failed; its log has the reason",
@@ -429,6 +416,8 @@ class DriverManagerService(pb_grpc.DriverManagerServiceServicer):
             self._metrics.count(
                 driver=driver, operation=operation, status=outcome, duration_s=duration_s
             )
+        await _abort(context, status)
+        return None
 
     def _driver_name(self, device: str) -> str:
         """A label: the driver of a device, if there is such a device."""
