@@ -85,6 +85,7 @@ def _start(sender: Consumer, **_: Any) -> None:
     worker = _running
     stop = threading.Event()
     asked: SimpleQueue[int] = SimpleQueue()
+    handled = [number for number in DRAINING if not (_stays and number is signal.SIGHUP)]
     loops = [
         threading.Thread(target=loop, args=(stop,), name=loop.__name__, daemon=True)
         for loop in (worker.sweeper.keep, worker.sweeper.listen)
@@ -92,7 +93,7 @@ def _start(sender: Consumer, **_: Any) -> None:
 
     def drain(number: int, _frame: FrameType | None) -> None:
         # A second signal means: now. Jobs then go back when their leases end.
-        for each in DRAINING:
+        for each in handled:
             signal.signal(each, signal.SIG_DFL)
         # Nothing else: the handler may have interrupted who holds a lock that anything else takes,
         # Celery's event loop above all, and would wait for it for ever.
@@ -117,10 +118,10 @@ def _start(sender: Consumer, **_: Any) -> None:
 
     # Celery's own warm shutdown hangs under load, and what it does at SIGHUP, a restart, fails: it
     # must never see these signals.
-    for number in DRAINING:
-        signal.signal(number, drain)
     if _stays:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in handled:
+        signal.signal(number, drain)
     # Afterwards: who sees the first beat may ask us to end.
     for thread in (*loops, threading.Thread(target=finish, name="drain", daemon=True)):
         thread.start()

@@ -38,8 +38,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 hub = Hub()
 celery_app._start(SimpleNamespace(hub=hub, cancel_task_queue=print))
 with hub._ready_lock:
-    signal.raise_signal(int(sys.argv[1]))
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    for number in sys.argv[1].split(","):
+        signal.raise_signal(int(number))
+if sys.argv[1] == "1" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     print("stays")
     sys.exit()
 while state.should_stop is None:
@@ -49,10 +50,10 @@ print("ends with", int(state.should_stop))
 """
 
 
-def said(number: signal.Signals, *more: str, under: str = "env") -> list[str]:
-    """What a worker says that has this signal while its event loop holds its lock."""
+def said(*numbers: signal.Signals, more: tuple[str, ...] = (), under: str = "env") -> list[str]:
+    """What a worker says that has these signals while its event loop holds its lock."""
     ended = subprocess.run(
-        [under, sys.executable, "-c", WORKER, str(int(number)), *more],
+        [under, sys.executable, "-c", WORKER, ",".join(f"{number:d}" for number in numbers), *more],
         env=os.environ | {"QFLEET_REDIS_URL": "redis://127.0.0.1:1", "QFLEET_EXECUTORS": "aer"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -69,8 +70,14 @@ def test_a_signal_drains_whatever_it_interrupts(number: signal.Signals) -> None:
 
 
 def test_a_worker_whose_goodbye_fails_ends_too() -> None:
-    assert said(signal.SIGTERM, "fails") == ["drains", "leaves", "aer", "ends with 0"]
+    assert said(signal.SIGTERM, more=("fails",)) == ["drains", "leaves", "aer", "ends with 0"]
 
 
 def test_a_worker_started_with_nohup_stays_when_its_terminal_goes() -> None:
     assert said(signal.SIGHUP, under="nohup") == ["stays"]
+
+
+def test_one_that_drains_under_nohup_drains_on_when_its_terminal_goes() -> None:
+    told = said(signal.SIGTERM, signal.SIGHUP, under="nohup")
+
+    assert told == ["drains", "leaves", "aer", "ends with 0"]
